@@ -1,0 +1,34 @@
+"""Networks: torch modules only, no files."""
+
+from adapters.networks.attention import WindowAttention3D
+from adapters.networks.image_encoder import ImageEncoder3D, SpatialAdapter, build_image_encoder
+from adapters.networks.mask_decoder import AggregationDecoder, CorrectionPrompt, build_mask_decoder
+from adapters.networks.prompt_head import PointSamplerHead, build_prompt_head
+from adapters.networks.registry import VARIANTS, Variant, get_variant
+from adapters.networks.sam_adapter3d import (
+    ImageFeatures,
+    SAMAdapter3D,
+    build_sam_adapter3d,
+    count_parameters,
+    set_trainable,
+)
+
+__all__ = [
+    "VARIANTS",
+    "AggregationDecoder",
+    "CorrectionPrompt",
+    "ImageEncoder3D",
+    "ImageFeatures",
+    "PointSamplerHead",
+    "SAMAdapter3D",
+    "SpatialAdapter",
+    "Variant",
+    "WindowAttention3D",
+    "build_image_encoder",
+    "build_mask_decoder",
+    "build_prompt_head",
+    "build_sam_adapter3d",
+    "count_parameters",
+    "get_variant",
+    "set_trainable",
+]

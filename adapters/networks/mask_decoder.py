@@ -1,0 +1,220 @@
+"""Aggregation of four feature levels into logits (3DSAM-adapter, section 3.4), and the prompts that correct them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adapters.networks.registry import Variant, get_variant
+
+__all__ = ["AggregationDecoder", "CorrectionPrompt", "build_mask_decoder", "click_maps"]
+
+
+def click_maps(clicks: Tensor, labels: Tensor, shape: Sequence[int], grid: Sequence[int], sigma: float) -> Tensor:
+    """Gaussian bumps round the clicks on and off the lesion.
+
+    Args:
+        clicks: (B, N, 3) voxel coordinates in the crop (depth, height, width), centres at integers.
+        labels: (B, N): 1, 0, or -1 for padding.
+        shape: voxels of the crop along each axis.
+        grid: samples of the map along each axis; it covers the crop.
+        sigma: standard deviation, in crop voxels.
+
+    Returns:
+        (B, 2, *grid): the highest bump at each place of the clicks with label 1, then with label 0.
+    """
+    profiles = []
+    for axis in range(3):
+        step = shape[axis] / grid[axis]
+        centres = (torch.arange(grid[axis], device=clicks.device, dtype=clicks.dtype) + 0.5) * step - 0.5
+        profiles.append(torch.exp(-0.5 * ((clicks[:, :, axis, None] - centres) / sigma) ** 2))
+    maps = []
+    for label in (1, 0):
+        out = clicks.new_zeros(clicks.shape[0], *grid)
+        for n in range(clicks.shape[1]):
+            weight = (labels[:, n] == label).to(clicks.dtype)
+            d, h, w = (p[:, n] for p in profiles)
+            bump = (weight[:, None] * d)[:, :, None, None] * h[:, None, :, None] * w[:, None, None, :]
+            out = torch.maximum(out, bump)
+        maps.append(out)
+    return torch.stack(maps, dim=1)
+
+
+class CorrectionPrompt(nn.Module):
+    """Lets the decoder see what stands and where the clicks are.
+
+    The mask of the round before and bumps round the clicks pass a small convolution. Its result is added once to
+    the deepest feature, at token resolution, and once inside the decoder, at the branches' resolution. Both
+    additions start at zero, so published weights are untouched, and both come after the encoder, so a kept
+    embedding stays valid.
+
+    Args:
+        feature_channels: channels of the deepest feature.
+        head_channels: channels inside the decoder.
+        channels: width of the convolution.
+        sigmas: standard deviations of the bumps, in crop voxels.
+    """
+
+    def __init__(
+        self, feature_channels: int, head_channels: int, *, channels: int = 8, sigmas: Sequence[float] = (2.0, 8.0)
+    ) -> None:
+        super().__init__()
+        self.sigmas = tuple(sigmas)
+        self.stem = nn.Conv3d(1 + 2 * len(self.sigmas), channels, 3, padding=1)
+        self.to_feature = nn.Conv3d(channels, feature_channels, 1)
+        self.to_head = nn.Conv3d(channels, head_channels, 3, padding=1)
+        for conv in (self.to_feature, self.to_head):
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        clicks: Tensor | None,
+        labels: Tensor | None,
+        mask: Tensor | None,
+        *,
+        like: Tensor,
+        shape: Sequence[int],
+        grid: Sequence[int],
+        token_grid: Sequence[int],
+    ) -> tuple[Tensor, Tensor]:
+        """What to add to the deepest feature (B, feature_channels, *token_grid) and in the head (B, ..., *grid)."""
+        batch = like.shape[0]
+        if mask is None:
+            inputs = [like.new_zeros(batch, 1, *grid)]
+        else:
+            # from -1 (background) over 0 (unknown, or no mask) to 1 (lesion)
+            inputs = [F.adaptive_avg_pool3d(torch.tanh(0.5 * mask.to(like.dtype)), tuple(grid))]
+        for sigma in self.sigmas:
+            if clicks is None or labels is None:
+                inputs.append(like.new_zeros(batch, 2, *grid))
+            else:
+                inputs.append(click_maps(clicks.to(like.dtype), labels, shape, grid, sigma))
+        hidden = F.gelu(self.stem(torch.cat(inputs, dim=1)))
+        in_feature, in_head = self.to_feature(F.adaptive_avg_pool3d(hidden, tuple(token_grid))), self.to_head(hidden)
+        if mask is None and labels is not None:
+            # an item without a click is in automatic mode, whatever the others of its batch are in
+            active = (labels >= 0).any(dim=1).to(like.dtype)[:, None, None, None, None]
+            in_feature, in_head = in_feature * active, in_head * active
+        return in_feature, in_head
+
+
+class _Branch(nn.Module):
+    """Two 3x3x3 convolutions with instance norm and ReLU."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(in_channels, channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv3d(channels, channels, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(F.instance_norm(self.conv1(x)))
+        return F.relu(F.instance_norm(self.conv2(x)))
+
+
+class AggregationDecoder(nn.Module):
+    """Four levels and the image, aggregated (3DSAM-adapter, section 3.4).
+
+    Each level passes a branch and is enlarged two times; the four and the image at that resolution are
+    concatenated, convolved to two logits and enlarged to the crop. The convolution over the concatenation is a
+    sum of convolutions, so what does not depend on the clicks (`context`) is computed once for all of them.
+
+    Args:
+        in_channels: channels of each feature level.
+        channels: channels of the branches.
+        correction: whether to have the `CorrectionPrompt`.
+    """
+
+    def __init__(self, in_channels: int = 256, *, channels: int = 128, correction: bool = True) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(_Branch(in_channels, channels) for _ in range(4))
+        self.fuse = nn.Conv3d(4 * channels + 1, channels, 3, padding=1, bias=False)
+        self.classify = nn.Conv3d(channels, 2, 3, padding=1, bias=False)
+        self.correction = CorrectionPrompt(in_channels, channels) if correction else None
+
+    @staticmethod
+    def _grid(feature: Tensor) -> list[int]:
+        return [2 * n for n in feature.shape[2:]]
+
+    def _enlarged(self, level: int, feature: Tensor) -> Tensor:
+        return F.interpolate(
+            self.branches[level](feature), size=self._grid(feature), mode="trilinear", align_corners=True
+        )
+
+    def context(self, levels: Sequence[Tensor], image: Tensor) -> Tensor:
+        """The part of the fusing convolution that no click changes.
+
+        Args:
+            levels: the four feature levels, each (B, C, d, h, w); the last one is not used.
+            image: (B, 1, D, H, W).
+
+        Returns:
+            (B, channels, 2d, 2h, 2w).
+        """
+        width = self.classify.in_channels
+        weights = self.fuse.weight.split([width, width, width, width, 1], dim=1)
+        image = F.interpolate(image, size=self._grid(levels[0]), mode="trilinear", align_corners=False)
+        total = F.conv3d(image, weights[4], padding=1)
+        for level in range(3):
+            total = total + F.conv3d(self._enlarged(level, levels[level]), weights[level], padding=1)
+        return total
+
+    def forward(
+        self,
+        context: Tensor,
+        deepest: Tensor,
+        crop_shape: Sequence[int],
+        clicks: Tensor | None = None,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Logits of a crop.
+
+        Args:
+            context: (B, channels, 2d, 2h, 2w), from `context`.
+            deepest: (B, C, d, h, w), the deepest level, prompted or not.
+            crop_shape: voxels of the crop along depth, height and width.
+            clicks: (B, N, 3) crop voxels, or None.
+            labels: (B, N), or None.
+            mask: (B, 1, D, H, W) logits of the lesion, or None.
+
+        Returns:
+            (B, 2, D, H, W): background, lesion.
+        """
+        width = self.classify.in_channels
+        weight = self.fuse.weight[:, 3 * width : 4 * width]
+        in_head = None
+        if self.correction is not None and (clicks is not None or mask is not None):
+            in_feature, in_head = self.correction(
+                clicks,
+                labels,
+                mask,
+                like=deepest,
+                shape=crop_shape,
+                grid=self._grid(deepest),
+                token_grid=deepest.shape[2:],
+            )
+            deepest = deepest + in_feature
+        fused = context + F.conv3d(self._enlarged(3, deepest), weight, padding=1)
+        if in_head is not None:
+            fused = fused + in_head
+        logits = self.classify(F.relu(F.instance_norm(fused)))
+        return F.interpolate(logits, size=tuple(crop_shape), mode="trilinear", align_corners=True)
+
+
+def build_mask_decoder(variant: str | Variant = "vit_b", **overrides: Any) -> AggregationDecoder:
+    """Mask decoder of a variant; for configs.
+
+    Args:
+        variant: name in `adapters.networks.VARIANTS`, or a `Variant`.
+        **overrides: other arguments of `AggregationDecoder`, in place of the variant's.
+
+    Raises:
+        ValueError: if the variant is unknown.
+    """
+    v = get_variant(variant)
+    return AggregationDecoder(**{"in_channels": v.out_channels, "channels": v.head_channels, **overrides})

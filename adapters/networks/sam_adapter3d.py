@@ -1,0 +1,227 @@
+"""3DSAM-adapter: image encoder, prompt head and mask decoder put together (arXiv 2306.13465)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+
+from adapters.networks.image_encoder import build_image_encoder
+from adapters.networks.mask_decoder import build_mask_decoder
+from adapters.networks.prompt_head import build_prompt_head
+from adapters.networks.registry import Variant
+
+__all__ = ["ImageFeatures", "SAMAdapter3D", "Trainable", "build_sam_adapter3d", "count_parameters", "set_trainable"]
+
+Trainable = Literal["published", "all", "decoder"]
+
+
+class ImageFeatures(NamedTuple):
+    """What the network knows of a crop before any click.
+
+    Attributes:
+        levels: four feature levels, each (B, C, d, h, w), the deepest last.
+        context: (B, channels, 2d, 2h, 2w), the click-free part of the decoder.
+    """
+
+    levels: tuple[Tensor, ...]
+    context: Tensor
+
+
+class SAMAdapter3D(nn.Module):
+    """Promptable 3D segmentation: clicks in, two logits a voxel out.
+
+    Args:
+        image_encoder: (B, 1, D, H, W) to four feature levels; has ``voxels_per_token`` (`ImageEncoder3D`).
+        prompt_head: deepest level, clicks, labels, crop shape to the prompted level (`PointSamplerHead`).
+        mask_decoder: has ``context(levels, image)`` and turns context and prompted level into logits
+            (`AggregationDecoder`).
+
+    Example:
+        >>> network = build_sam_adapter3d("tiny", crop_size=32)
+        >>> image = torch.zeros(1, 1, 32, 32, 32)
+        >>> clicks, labels = torch.tensor([[[16.0, 16.0, 16.0]]]), torch.tensor([[1]])
+        >>> network(image, clicks, labels).shape
+        torch.Size([1, 2, 32, 32, 32])
+    """
+
+    def __init__(self, image_encoder: nn.Module, prompt_head: nn.Module, mask_decoder: nn.Module) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.prompt_head = prompt_head
+        self.mask_decoder = mask_decoder
+
+    @property
+    def voxels_per_token(self) -> int:
+        """Every side of a crop must be a multiple of this many voxels."""
+        return int(self.image_encoder.voxels_per_token)  # type: ignore[arg-type]
+
+    def encode(self, image: Tensor) -> ImageFeatures:
+        """The part that depends on the image alone; keep it between clicks.
+
+        Args:
+            image: (B, 1, D, H, W) float, normalised.
+
+        Raises:
+            ValueError: if the shape does not fit the patches.
+        """
+        levels = self.image_encoder(image)
+        return ImageFeatures(levels, self.mask_decoder.context(levels, image))  # type: ignore[operator]
+
+    def decode(
+        self,
+        features: ImageFeatures,
+        image: Tensor,
+        clicks: Tensor | None = None,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """The part that depends on the prompts.
+
+        Args:
+            features: what `encode` gave for this image.
+            image: (B, 1, D, H, W), the same image.
+            clicks: (B, N, 3) voxel coordinates in the crop, in the order of the tensor's axes (depth, height,
+                width), voxel centres at integers, fractions allowed. None or N = 0: automatic, the prompt head is
+                skipped.
+            labels: (B, N): 1 on the lesion, 0 off it, -1 padding (items of a batch may have different numbers).
+                None: all on the lesion.
+            mask: (B, 1, D, H, W), the lesion's logits of the round before, or a mask to start from as logits
+                (for example -10 outside and 10 inside). None: nothing stands yet.
+
+        Returns:
+            (B, 2, D, H, W) logits of background and lesion.
+
+        Raises:
+            ValueError: if shapes do not agree, a label is none of 1, 0, -1, or a click lies outside the crop.
+        """
+        shape = tuple(image.shape[2:])
+        clicks, labels = _checked_prompts(image, clicks, labels, mask)
+        deepest = features.levels[-1]
+        if clicks is not None and labels is not None:
+            deepest = self.prompt_head(deepest, clicks, labels, shape)
+        return self.mask_decoder(features.context, deepest, shape, clicks, labels, mask)
+
+    def forward(
+        self, image: Tensor, clicks: Tensor | None = None, labels: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Encode and decode; arguments and result as for `encode` and `decode`."""
+        return self.decode(self.encode(image), image, clicks, labels, mask)
+
+
+def _checked_prompts(
+    image: Tensor, clicks: Tensor | None, labels: Tensor | None, mask: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Clicks and labels of the right shapes, or (None, None) if there is no click."""
+    batch, shape = image.shape[0], tuple(image.shape[2:])
+    if mask is not None and mask.shape != (batch, 1, *shape):
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}: expected {(batch, 1, *shape)}, one channel of lesion logits on the "
+            "image's grid."
+        )
+    if clicks is None:
+        if labels is not None and labels.numel():
+            raise ValueError(f"labels of shape {tuple(labels.shape)} were given without clicks: give both or neither.")
+        return None, None
+    if clicks.ndim != 3 or clicks.shape[0] != batch or clicks.shape[2] != 3:
+        raise ValueError(
+            f"clicks have shape {tuple(clicks.shape)}: expected ({batch}, N, 3), voxel coordinates in the crop."
+        )
+    if labels is None:
+        labels = torch.ones(clicks.shape[:2], dtype=torch.long, device=clicks.device)
+    if labels.shape != clicks.shape[:2]:
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)}: expected {tuple(clicks.shape[:2])}, one for each click."
+        )
+    if clicks.shape[1] == 0:
+        return None, None
+    if not bool(((labels >= -1) & (labels <= 1)).all()):
+        raise ValueError(f"labels hold {sorted(set(labels.flatten().tolist()))}: expected 1, 0, or -1 for padding.")
+    size = torch.tensor(shape, dtype=clicks.dtype, device=clicks.device)
+    inside = ((clicks >= -0.5) & (clicks <= size - 0.5)).all(dim=-1) | (labels < 0)
+    if not bool(inside.all()):
+        outside = clicks[~inside][0].tolist()
+        raise ValueError(
+            f"click {outside} lies outside the crop of {shape} voxels: clicks are voxel coordinates in the crop, in "
+            "the order depth, height, width."
+        )
+    if not bool((labels >= 0).any()):
+        return None, None
+    return clicks, labels.long()
+
+
+def set_trainable(network: SAMAdapter3D, trainable: Trainable = "published") -> SAMAdapter3D:
+    """Choose which parameters are trained, in place.
+
+    Args:
+        network: the network.
+        trainable: "published": what 3DSAM-adapter tunes (table of section 3): in the encoder the spatial adapters,
+            norms, necks and everything that concerns depth, and all of prompt head and decoder; "all": everything
+            but the constant gain on the relative positions; "decoder": prompt head and decoder only.
+
+    Returns:
+        The same network, so that a config can make the call in one expression.
+
+    Raises:
+        ValueError: if `trainable` is none of these.
+    """
+    if trainable not in get_args(Trainable):
+        raise ValueError(f"trainable={trainable!r}: expected one of {', '.join(get_args(Trainable))}.")
+    tuned = (".adapter.", ".norm1.", ".norm2.", "necks.", "depth_", "rel_pos_d")
+    for name, parameter in network.named_parameters():
+        if name.endswith("rel_pos_gain"):
+            parameter.requires_grad_(False)
+        elif name.startswith("image_encoder."):
+            parameter.requires_grad_(trainable == "all" or (trainable == "published" and any(t in name for t in tuned)))
+        else:
+            parameter.requires_grad_(True)
+    return network
+
+
+def count_parameters(network: nn.Module, *, trainable_only: bool = True) -> dict[str, int]:
+    """Number of values by part: image encoder, prompt head, mask decoder, and what this library added to them.
+
+    Returns:
+        Keys ``image_encoder``, ``prompt_head``, ``mask_decoder`` (published parts) and ``added`` (the label
+        embedding and the correction prompt, which the published network lacks).
+    """
+    counts = {"image_encoder": 0, "prompt_head": 0, "mask_decoder": 0, "added": 0}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad or not trainable_only:
+            added = "label_embed" in name or ".correction." in name
+            counts["added" if added else name.split(".")[0]] += parameter.numel()
+    return counts
+
+
+def build_sam_adapter3d(
+    variant: str | Variant = "vit_b",
+    crop_size: int | Sequence[int] = 128,
+    trainable: Trainable = "published",
+    *,
+    enlargement: int = 4,
+    image_encoder: dict[str, Any] | None = None,
+    prompt_head: dict[str, Any] | None = None,
+    mask_decoder: dict[str, Any] | None = None,
+) -> SAMAdapter3D:
+    """The whole network of a variant.
+
+    Args:
+        variant: ``tiny``, ``vit_b``, ``vit_l``, ``vit_h``, or a `Variant`.
+        crop_size: side of the training crops, in voxels (one number or depth, height, width).
+        trainable: which parameters are trained, see `set_trainable`.
+        enlargement: 4 as published, 2 in the published automatic mode (crop 256).
+        image_encoder: further arguments of `ImageEncoder3D`.
+        prompt_head: further arguments of `PointSamplerHead`.
+        mask_decoder: further arguments of `AggregationDecoder`.
+
+    Raises:
+        ValueError: if the variant or `trainable` is unknown or the crop does not fit the patches.
+    """
+    network = SAMAdapter3D(
+        build_image_encoder(variant, crop_size=crop_size, enlargement=enlargement, **(image_encoder or {})),
+        build_prompt_head(variant, **(prompt_head or {})),
+        build_mask_decoder(variant, **(mask_decoder or {})),
+    )
+    return set_trainable(network, trainable)
