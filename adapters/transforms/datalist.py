@@ -1,0 +1,115 @@
+"""Data lists: cases to train and test on, and requests with clicks. Checked before anything is computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from adapters.clicks import check_points
+
+
+def _read_json(path: str | PathLike) -> Any:
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no data list {str(file)!r}; check the path")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as err:
+        raise ValueError(f"the data list {str(file)!r} is not JSON: {err}") from err
+
+
+def _existing(name: Any, base_dir: Path, where: str) -> str:
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{where} is {name!r}, expected the path of a file")
+    path = base_dir / Path(name).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"{where}: there is no file {str(path)!r}; check the list and the folder it refers to")
+    return str(path)
+
+
+def load_requests(path: str | PathLike, base_dir: str | PathLike | None = None) -> list[dict[str, Any]]:
+    """Read a JSON list of scans with clicks, in the keys of MONAI's VISTA3D bundle.
+
+    ``[{"image": "scan.nii.gz", "points": [[i, j, k], ...], "point_labels": [1, 0, ...]}, ...]`` with points in voxels
+    of the image as stored (frame ``image``, axis order of the file) and labels 1 on the lesion, 0 off it, -1 padding.
+    Both lists are empty for automatic mode. Other keys are kept.
+
+    Args:
+        path: the JSON file.
+        base_dir: folder that relative paths of images start from; None: the folder of the JSON file.
+
+    Returns:
+        The entries, with full paths of images.
+
+    Raises:
+        FileNotFoundError: the list or one of its images is missing.
+        ValueError: not a list of such entries: names the entry and the key.
+    """
+    entries = _read_json(path)
+    base = Path(path).expanduser().parent if base_dir is None else Path(base_dir).expanduser()
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"{str(path)!r} holds {type(entries).__name__}, expected a list of at least one entry")
+    requests = []
+    for number, entry in enumerate(entries):
+        where = f"entry {number} of {str(path)!r}"
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"{where} is {entry!r}, expected an object with image, points and point_labels")
+        for key in ("image", "points", "point_labels"):
+            if key not in entry:
+                hint = "the path of a scan" if key == "image" else "[] where there is no click"
+                raise ValueError(f"{where} has no key {key!r} (it has {', '.join(entry)}); add it, {hint}")
+        check_points(entry["points"], entry["point_labels"], name=where)
+        requests.append({**entry, "image": _existing(entry["image"], base, f"{where}, 'image'")})
+    return requests
+
+
+def load_datalist(path: str | PathLike, section: str, dataset_dir: str | PathLike) -> list[dict[str, Any]]:
+    """Read one section of a JSON data list for training and evaluation.
+
+    ``{"training": [...], "validation": [...], "test": [...]}``; an entry is an identifier such as ``"STS_002"``, which
+    stands for ``images/STS_002.nii.gz`` and ``labels/STS_002.nii.gz``, or ``{"image": ..., "label": ...}`` with paths
+    that start from ``dataset_dir``. Other keys are kept.
+
+    Args:
+        path: the JSON file.
+        section: name of the section.
+        dataset_dir: folder that the paths start from.
+
+    Returns:
+        The entries with full paths under ``image`` and ``label``.
+
+    Raises:
+        FileNotFoundError: the list, the folder or one of the files is missing.
+        ValueError: no such section, an empty one, or an entry without a key: names the entry and the key.
+    """
+    sections = _read_json(path)
+    if not isinstance(sections, Mapping):
+        raise ValueError(f"{str(path)!r} holds {type(sections).__name__}, expected an object with a list {section!r}")
+    if section not in sections:
+        raise ValueError(f"{str(path)!r} has no section {section!r}, expected one of {', '.join(sections)}")
+    entries = sections[section]
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f"section {section!r} of {str(path)!r} is {entries!r}, expected a list of at least one entry")
+    base = Path(dataset_dir).expanduser()
+    if not base.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {str(base)!r}; set dataset_dir to the one with images/ and labels/"
+        )
+    cases = []
+    for number, entry in enumerate(entries):
+        where = f"entry {number} of section {section!r} in {str(path)!r}"
+        if isinstance(entry, str):
+            case = {"image": f"images/{entry}.nii.gz", "label": f"labels/{entry}.nii.gz"}
+        elif isinstance(entry, Mapping):
+            case = dict(entry)
+        else:
+            raise ValueError(f"{where} is {entry!r}, expected an identifier or an object with image and label")
+        for key in ("image", "label"):
+            if key not in case:
+                raise ValueError(f"{where} has no key {key!r} (it has {', '.join(case)}); add it")
+            case[key] = _existing(case[key], base, f"{where}, {key!r}")
+        cases.append(case)
+    return cases
