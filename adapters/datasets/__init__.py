@@ -1,0 +1,5 @@
+"""Public data sets, and generated ones."""
+
+from adapters.datasets.phantom import TISSUES, Ellipsoid, phantom, phantom_tumours, write_phantoms
+
+__all__ = ["TISSUES", "Ellipsoid", "phantom", "phantom_tumours", "write_phantoms"]
