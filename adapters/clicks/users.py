@@ -130,7 +130,7 @@ def stray_clicks(label: Volume, rng: np.random.Generator, n: int = 1, *, as_posi
 
 def centre_click(
     label: Volume,
-    rng: np.random.Generator | None = None,  # noqa: ARG001  (all users are called alike)
+    rng: np.random.Generator | None = None,
     n: int = 1,
     *,
     spacing: tuple[float, float, float] | None = None,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import itk
+import nibabel as nib
 import numpy as np
 import torch
 from monai.config import DtypeLike, KeysCollection
@@ -20,6 +21,8 @@ from adapters.clicks import check_affine
 logger = logging.getLogger(__name__)
 
 NIFTI = (".nii", ".nii.gz")
+# The deviation from even spacing between the slices of a series, as a part of the spacing, that is worth a warning.
+_UNEVEN = 0.01
 
 
 class _SeriesReader(ITKReader):
@@ -43,12 +46,9 @@ class _SeriesReader(ITKReader):
         slices = list(finder.GetFileNames(self.series_name or found[0]))
         scan = itk.imread(slices if len(slices) > 1 else slices[0], **{**self.kwargs, **kwargs})
         header = scan.GetMetaDataDictionary()
-        if header.HasKey("ITK_non_uniform_sampling_deviation"):
-            logger.warning(
-                "%s: the slices are not evenly spaced (by up to %s mm); one may be missing",
-                name,
-                header["ITK_non_uniform_sampling_deviation"],
-            )
+        uneven = "ITK_non_uniform_sampling_deviation"
+        if header.HasKey(uneven) and float(header[uneven]) > _UNEVEN * float(scan.GetSpacing()[2]):
+            logger.warning("%s: the slices are unevenly spaced, by %s mm; is one missing?", name, header[uneven])
         return scan
 
 
@@ -67,8 +67,8 @@ class LoadScand(LoadImaged):
 
     Raises:
         FileNotFoundError: (when called) there is no such file or folder.
-        ValueError: (when called) it is not a path, cannot be read (truncated, another format) or is a folder with
-            no DICOM series, or with several and no ``series_name``.
+        ValueError: (when called) it is not a path, cannot be read (truncated, another format), has a singular
+            affine, or is a folder with no DICOM series, or with several and no ``series_name``.
     """
 
     def __init__(
@@ -99,12 +99,19 @@ class LoadScand(LoadImaged):
             try:
                 d[key] = self._loader(str(path), reader or own)
             except Exception as err:  # the libraries raise anything from EOFError to RuntimeError
-                reason = str(err).strip().splitlines()
                 raise ValueError(
-                    f"{key!r}: {str(path)!r} cannot be read ({reason[-1] if reason else type(err).__name__}); "
-                    "expected NIfTI, NRRD, MHA or a folder with one DICOM series: is it truncated?"
+                    f"{key!r}: {str(path)!r} cannot be read, expected a NIfTI, NRRD or MHA file that is not truncated, "
+                    f"or a folder with one DICOM series: {_reason(err)}"
                 ) from err
+            if own is self._nifti:  # before MONAI puts another one in the place of a singular affine
+                check_affine(nib.load(path).affine, name=f"the affine of {_name(d[key], str(key))}")
         return d
+
+
+def _reason(err: Exception) -> str:
+    """What a library has to say, on one line and without its own source lines."""
+    lines = [line.strip() for line in str(err).splitlines()]
+    return " ".join(line for line in lines if line and ".cxx:" not in line)[:300].rstrip(".") or type(err).__name__
 
 
 class CheckScand(MapTransform):
