@@ -1,0 +1,167 @@
+"""The grid that crops are cut from, and the way between it and the scan's own grid.
+
+The *scan* frame counts voxels of the tensor that the inferer gets. The *grid* frame counts voxels of the same scan
+resampled to the spacing of the crops: voxel ``k`` of the grid lies at voxel ``k * ratio`` of the scan on each axis,
+exactly where MONAI's ``Spacingd`` puts it. The resampled scan itself is never computed: a crop is a window of
+integer position on the grid, and only its voxels are interpolated. Where the ratio is 1 a window is a plain slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+_SAME_SPACING = 1e-4  # relative: spacings this close count as equal (rounding of affines)
+_ON_VOXEL = 1e-6  # voxels: positions this close to a voxel centre count as being on it
+
+
+@dataclass(frozen=True)
+class Window:
+    """A crop: its first voxel and its size, both (D, H, W) in voxels of the grid. It may hang over the scan."""
+
+    start: tuple[int, int, int]
+    size: tuple[int, int, int]
+
+    def holds(self, points: np.ndarray) -> np.ndarray:
+        """Which of the points (N, 3), in voxels of the grid, lie in the window: (N,) bool."""
+        start, size = np.asarray(self.start), np.asarray(self.size)
+        return np.all((points >= start - 0.5) & (points <= start + size - 0.5), axis=-1)
+
+    def overlap(self, other: Window) -> tuple[tuple[slice, ...], tuple[slice, ...]] | None:
+        """The voxels shared with another window: slices into this one and into the other, None if there are none."""
+        low = np.maximum(self.start, other.start)
+        high = np.minimum(np.add(self.start, self.size), np.add(other.start, other.size))
+        if np.any(low >= high):
+            return None
+        return tuple(
+            tuple(slice(int(a - s), int(b - s)) for a, b, s in zip(low, high, start, strict=True))
+            for start in (self.start, other.start)
+        )  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A scan's grid and the grid of its crops.
+
+    Attributes:
+        scan_size: voxels of the scan, (D, H, W).
+        ratio: scan voxels per grid voxel, (D, H, W).
+        size: voxels of the whole scan resampled to the grid, (D, H, W).
+        spacing: mm of a grid voxel, (D, H, W).
+    """
+
+    scan_size: tuple[int, int, int]
+    ratio: tuple[float, float, float]
+    size: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, scan_size: Sequence[int], affine: np.ndarray, spacing: Sequence[float] | None) -> Grid:
+        """The grid for a scan.
+
+        Args:
+            scan_size: voxels of the scan, (D, H, W).
+            affine: (4, 4), scan voxels to mm, invertible.
+            spacing: mm of the crop's voxels in tensor axis order, None for the scan's own.
+        """
+        own = np.linalg.norm(affine[:3, :3], axis=0)
+        ratio = np.ones(3) if spacing is None else np.asarray(spacing, dtype=float) / own
+        ratio = np.where(np.abs(ratio - 1) < _SAME_SPACING, 1.0, ratio)
+        size = np.round((np.asarray(scan_size) - 1) / ratio + 1).astype(int)
+        return cls(
+            (int(scan_size[0]), int(scan_size[1]), int(scan_size[2])),
+            (float(ratio[0]), float(ratio[1]), float(ratio[2])),
+            (int(size[0]), int(size[1]), int(size[2])),
+            tuple((own * ratio).tolist()),
+        )
+
+    @property
+    def whole(self) -> Window:
+        """The window over the whole resampled scan."""
+        return Window((0, 0, 0), self.size)
+
+    def read(self, volume: torch.Tensor, window: Window, pad_value: float | None = None) -> torch.Tensor:
+        """A window of the resampled scan, trilinear.
+
+        Args:
+            volume: (C, D, H, W) on the scan's grid.
+            window: what to read.
+            pad_value: value of the voxels outside the scan; None: the volume's minimum.
+
+        Returns:
+            (C, *window.size)
+        """
+        ratio = np.asarray(self.ratio)
+        low = np.maximum(window.start, 0)
+        high = np.minimum(np.add(window.start, window.size), self.size)
+        values = interpolate(volume, [np.arange(a, b) * r for a, b, r in zip(low, high, ratio, strict=True)])
+        before = low - window.start
+        after = np.add(window.start, window.size) - high
+        if not before.any() and not after.any():
+            return values
+        if pad_value is None:
+            pad_value = float(volume.min())
+        padding = [int(n) for pair in zip(before[::-1], after[::-1], strict=True) for n in pair]
+        return F.pad(values, padding, value=pad_value)
+
+    def footprint(self, window: Window) -> tuple[slice, ...]:
+        """The scan voxels that a window covers, as slices (D, H, W)."""
+        region = []
+        for n, ratio, size, start, width in zip(
+            self.scan_size, self.ratio, self.size, window.start, window.size, strict=True
+        ):
+            low = 0 if start <= 0 else int(np.ceil((start - 0.5) * ratio - _ON_VOXEL))
+            high = n if start + width >= size else int(np.ceil((start + width - 0.5) * ratio - _ON_VOXEL))
+            region.append(slice(min(low, n), max(min(high, n), min(low, n))))
+        return tuple(region)
+
+    def to_scan(self, values: torch.Tensor, window: Window) -> tuple[torch.Tensor, tuple[slice, ...]]:
+        """A window's values resampled to the scan's grid, trilinear.
+
+        Args:
+            values: (C, *window.size).
+            window: where the values lie.
+
+        Returns:
+            the values (C, d, h, w) on the scan's grid, and the slices (D, H, W) of the scan that they fill.
+        """
+        region = self.footprint(window)
+        positions = [
+            np.arange(r.start, r.stop) / q - s for r, q, s in zip(region, self.ratio, window.start, strict=True)
+        ]
+        return interpolate(values, positions), region
+
+
+def interpolate(volume: torch.Tensor, positions: Sequence[np.ndarray]) -> torch.Tensor:
+    """Trilinear values of a volume at the outer product of three lists of positions, axis by axis.
+
+    Positions on voxel centres give the voxel's value bit for bit; positions outside the volume the border's value.
+
+    Args:
+        volume: (C, D, H, W).
+        positions: three arrays of voxel positions along D, H and W.
+
+    Returns:
+        (C, len(positions[0]), len(positions[1]), len(positions[2]))
+    """
+    for axis, wanted in enumerate(positions, start=1):
+        place = np.clip(wanted, 0, volume.shape[axis] - 1)
+        nearest = np.round(place)
+        place = np.where(np.abs(place - nearest) < _ON_VOXEL, nearest, place)
+        low = np.floor(place).astype(int)
+        weight = place - low
+        if len(low) == 0:
+            volume = volume.narrow(axis, 0, 0)
+        elif not weight.any() and np.array_equal(low, np.arange(low[0], low[0] + len(low))):
+            volume = volume.narrow(axis, int(low[0]), len(low))
+        else:
+            index = torch.as_tensor(low, device=volume.device)
+            share = torch.as_tensor(weight, dtype=volume.dtype, device=volume.device)
+            share = share.reshape([-1 if a == axis else 1 for a in range(volume.ndim)])
+            high = (index + 1).clamp(max=volume.shape[axis] - 1)
+            volume = torch.lerp(volume.index_select(axis, index), volume.index_select(axis, high), share)
+    return volume

@@ -1,0 +1,132 @@
+"""What is kept between two clicks: the embedding of each crop, and which crops the last request used.
+
+It belongs to the network, not to the inferer: MONAI Label parses the configuration, and so makes a new inferer, for
+every request, while the network lives on. It goes when the network goes, and is emptied when its weights change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import weakref
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from adapters.inferers.geometry import Window
+
+_SESSIONS = 16  # scans whose last crops are remembered; a few numbers each
+_SAMPLED = 64  # voxels of a scan along each axis, at most, that tell it from other scans
+
+
+@dataclass(frozen=True)
+class Session:
+    """The clicks of the last request on a scan, (N, 3) grid voxels and (N,), and the crops it used in their order."""
+
+    points: np.ndarray
+    labels: np.ndarray
+    windows: tuple[Window, ...]
+
+    def goes_on_with(self, points: np.ndarray, labels: np.ndarray) -> bool:
+        """Whether all clicks of the session are among these: then they are the same session, with more clicks."""
+        now = np.column_stack([points, labels])
+        before = np.column_stack([self.points, self.labels])
+        return all(np.any(np.all(np.abs(now - click) < 1e-3, axis=1)) for click in before)
+
+
+class Memory:
+    """Embeddings and sessions of one network. All methods may be called from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._weights: tuple[Any, ...] = ()
+        self._embeddings: OrderedDict[Any, Any] = OrderedDict()
+        self._sessions: OrderedDict[Any, Session] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._embeddings)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._embeddings.clear()
+            self._sessions.clear()
+
+    def _forget_if_changed(self, weights: tuple[Any, ...]) -> None:
+        if weights != self._weights:
+            self._embeddings.clear()
+            self._sessions.clear()
+            self._weights = weights
+
+    def embedding(self, key: Any, weights: tuple[Any, ...]) -> Any | None:
+        """The features kept under a key, None if there are none for these weights."""
+        with self._lock:
+            self._forget_if_changed(weights)
+            if key in self._embeddings:
+                self._embeddings.move_to_end(key)
+            return self._embeddings.get(key)
+
+    def keep_embedding(self, key: Any, weights: tuple[Any, ...], features: Any, *, bound: int) -> None:
+        """Keep features as the network returned them; the least recently used ones go beyond the bound."""
+        with self._lock:
+            self._forget_if_changed(weights)
+            self._embeddings[key] = features
+            self._embeddings.move_to_end(key)
+            while len(self._embeddings) > bound:
+                self._embeddings.popitem(last=False)
+
+    def session(self, key: Any, weights: tuple[Any, ...]) -> Session | None:
+        """The last request on a scan."""
+        with self._lock:
+            self._forget_if_changed(weights)
+            return self._sessions.get(key)
+
+    def keep_session(self, key: Any, weights: tuple[Any, ...], session: Session) -> None:
+        """Remember a request as the last one on its scan."""
+        with self._lock:
+            self._forget_if_changed(weights)
+            self._sessions[key] = session
+            self._sessions.move_to_end(key)
+            while len(self._sessions) > _SESSIONS:
+                self._sessions.popitem(last=False)
+
+
+_MEMORIES: weakref.WeakKeyDictionary[nn.Module, Memory] = weakref.WeakKeyDictionary()
+_MEMORIES_LOCK = threading.Lock()
+
+
+def memory_of(network: nn.Module) -> Memory:
+    """The memory that belongs to a network."""
+    with _MEMORIES_LOCK:
+        return _MEMORIES.setdefault(network, Memory())
+
+
+def weights_version(network: nn.Module) -> tuple[Any, ...]:
+    """A value that changes when a parameter or buffer is written in place or replaced.
+
+    Writing through ``.data`` goes unnoticed (torch does not count it): clear the memory after that.
+    """
+    tensors = [*network.parameters(), *network.buffers()]
+    return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+
+
+def crop_key(crop: torch.Tensor) -> tuple[Any, ...]:
+    """What an embedding depends on besides the weights: the crop's content, its device and autocast."""
+    kind = crop.device.type
+    autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    return _digest(crop), tuple(crop.shape), str(crop.device), str(autocast)
+
+
+def scan_key(scan: torch.Tensor) -> tuple[Any, ...]:
+    """Tells scans (C, D, H, W) apart by a sample of their voxels; two that agree share windows, never embeddings."""
+    steps = tuple(slice(None, None, -(-n // _SAMPLED)) for n in scan.shape[1:])
+    return _digest(scan[(slice(None), *steps)]), tuple(scan.shape)
+
+
+def _digest(tensor: torch.Tensor) -> bytes:
+    data = np.ascontiguousarray(tensor.detach().cpu().float().numpy())
+    return hashlib.blake2b(data.data, digest_size=16).digest()

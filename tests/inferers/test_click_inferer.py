@@ -1,0 +1,521 @@
+"""ClickInferer against networks whose answer is known."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor, decollate_batch, list_data_collate
+from monai.inferers import SlidingWindowInferer
+from monai.transforms import Compose, Invertd, Orientationd, Spacing
+from oracle import Oracle, as_mask, dice, ellipsoid
+
+from adapters.inferers import BACKGROUND_LOGITS, AutomaticInferer, ClickInferer
+from adapters.inferers.memory import memory_of
+from adapters.networks import build_sam_adapter3d
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def network() -> Oracle:
+    return Oracle()
+
+
+def tensor(*points) -> torch.Tensor:
+    return torch.tensor([points], dtype=torch.float32)
+
+
+PUBLISHED = {"grow": False, "max_crops": 1}
+
+
+class TestCrop:
+    def test_is_a_plain_slice_where_spacings_agree(self, network):
+        scan = torch.randn(1, 1, 40, 50, 60)
+        logits = ClickInferer(16, spacing=1.0, **PUBLISHED)(scan, network, tensor([20, 25.3, 30], [24, 25, 20]))
+        # the middle of the bounding box, [22, 25.15, 25], falls on voxel [22, 25, 25]
+        region = (slice(None), slice(None), slice(14, 30), slice(17, 33), slice(17, 33))
+        assert torch.equal(network.crops[0], scan[region])
+        assert torch.equal(logits[region], network.forward(scan[region]))
+        outside = torch.ones(40, 50, 60, dtype=torch.bool)
+        outside[region[2:]] = False
+        assert logits[0, 0][outside].unique().tolist() == [BACKGROUND_LOGITS[0]]
+        assert logits[0, 1][outside].unique().tolist() == [BACKGROUND_LOGITS[1]]
+
+    def test_clicks_move_with_it(self, network):
+        scan = torch.zeros(1, 1, 40, 50, 60)
+        clicks, labels = tensor([20, 25, 30], [24, 26.5, 20], [0, 0, 0]), torch.tensor([[1, 0, -1]])
+        ClickInferer(16, **PUBLISHED)(scan, network, clicks, labels)
+        assert network.prompts == [([[6, 7, 13], [10, 8.5, 3]], [1, 0])]
+
+    def test_odd_sides(self, network):
+        scan = torch.randn(1, 1, 20, 21, 22)
+        ClickInferer((5, 7, 9), **PUBLISHED)(scan, network, tensor([10, 10, 10]))
+        assert torch.equal(network.crops[0], scan[:, :, 8:13, 7:14, 6:15])
+
+    @pytest.mark.parametrize(("pad_value", "expected"), [(None, -2.0), (-5.0, -5.0)])
+    def test_hangs_over_the_border(self, network, pad_value, expected):
+        scan = torch.rand(1, 1, 20, 20, 20)
+        scan[0, 0, 19, 19, 19] = -2.0
+        ClickInferer(8, pad_value=pad_value, **PUBLISHED)(scan, network, tensor([0, 10, 10]))
+        crop = network.crops[0]
+        assert crop[:, :, :4].unique().tolist() == [expected]
+        assert torch.equal(crop[:, :, 4:], scan[:, :, :4, 6:14, 6:14])
+
+    def test_kept_inside(self, network):
+        scan = torch.rand(1, 1, 20, 20, 5)
+        ClickInferer(8, keep_inside=True, **PUBLISHED)(scan, network, tensor([0, 19, 4]))
+        assert torch.equal(network.crops[0][..., 1:6], scan[:, :, :8, 12:])  # 3 voxels of padding: 1 + 2
+
+    @pytest.mark.parametrize(
+        ("own", "wanted"), [((1.0, 1.0, 1.0), 2.0), ((3.0, 0.8, 0.8), (1.5, 1.6, 1.0)), ((5.0, 0.7, 0.7), 2.0)]
+    )
+    def test_is_what_spacing_gives_for_the_whole_scan(self, network, own, wanted):
+        scan = MetaTensor(torch.rand(1, 24, 40, 44), affine=torch.diag(torch.tensor([*own, 1.0])))
+        whole = Spacing(pixdim=np.broadcast_to(wanted, 3), mode="bilinear")(scan)
+        centre = [n // 2 for n in whole.shape[1:]]
+        click = np.array(centre) * np.broadcast_to(wanted, 3) / own
+        ClickInferer(8, spacing=wanted, **PUBLISHED)(scan[None], network, tensor(click.tolist()))
+        region = tuple(slice(c - 4, c + 4) for c in centre)
+        torch.testing.assert_close(network.crops[0][0, 0], whole.as_tensor()[0][region], atol=1e-4, rtol=0)
+
+
+class TestResampling:
+    @pytest.mark.parametrize("own", [(1.0, 1.0, 1.0), (3.0, 0.8, 0.8), (0.7, 0.7, 5.0)])
+    @pytest.mark.parametrize("spacing", [None, 2.0, (1.0, 1.5, 2.0)])
+    def test_a_sphere_comes_back_within_a_voxel(self, network, own, spacing):
+        turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))
+        affine = np.eye(4)
+        affine[:3, :3] = turn * own
+        affine[:3, 3] = (-50, 30, 7)
+        size = tuple(int(70 / s) for s in own)
+        centre = tuple(35 / s for s in own)
+        truth = ellipsoid(size, centre, tuple(15 / s for s in own))
+        scan = MetaTensor(truth, affine=affine)
+        logits = ClickInferer((100, 100, 100) if spacing is None else 48, spacing=spacing)(
+            scan, network, tensor(list(centre))
+        )
+        mask = as_mask(logits)[0]
+        for axis, voxel in enumerate(own):
+            found = mask.nonzero()[:, axis].float() * voxel
+            there = (truth > 0.5)[0, 0].nonzero()[:, axis].float() * voxel
+            tolerance = max(voxel, np.max(spacing or 0)) + 1e-3
+            assert abs(float(found.mean()) - 35) < 0.5 * tolerance
+            assert abs(float(found.min() - there.min())) <= tolerance
+            assert abs(float(found.max() - there.max())) <= tolerance
+        assert dice(mask, (truth > 0.5)[0, 0]) > 0.93
+
+    def test_affine_of_each_item(self, network):
+        items = [
+            MetaTensor(torch.rand(1, 20, 20, 20), affine=torch.diag(torch.tensor([s, s, s, 1.0]))) for s in (1.0, 2.0)
+        ]
+        scan = list_data_collate(items)
+        ClickInferer(8, spacing=2.0, **PUBLISHED)(scan, network, torch.full((2, 1, 3), 10.0))
+        torch.testing.assert_close(network.crops[0], scan.as_tensor()[:1, :, 2:18:2, 2:18:2, 2:18:2])
+        assert torch.equal(network.crops[1], scan.as_tensor()[1:, :, 6:14, 6:14, 6:14])
+
+
+LARGE = {"size": (80, 72, 64), "centre": (40.0, 34.0, 32.0), "radii": (27.0, 21.0, 14.0)}
+
+
+def flat_faces(mask: torch.Tensor) -> int:
+    """The largest area of mask that ends in one plane: an ellipsoid's caps are small, a cut is not."""
+    largest = 0
+    for axis in range(3):
+        step = torch.diff(mask.int(), dim=axis).abs()
+        others = tuple(a for a in range(3) if a != axis)
+        largest = max(largest, int(step.sum(dim=others).max()))
+    return largest
+
+
+class TestGrowth:
+    def test_a_lesion_larger_than_its_crop(self, network):
+        scan = ellipsoid(**LARGE)
+        truth = (scan > 0.5)[0, 0]
+        click = tensor([40, 34, 32])
+        cut = as_mask(ClickInferer(32, **PUBLISHED)(scan, network, click))[0]
+        whole = as_mask(ClickInferer(32)(scan, network, click))[0]
+        assert dice(cut, truth) < 0.85
+        assert flat_faces(cut) > 2 * flat_faces(truth)
+        assert dice(whole, truth) > 0.999
+        assert flat_faces(whole) == flat_faces(truth)
+
+    def test_with_another_spacing(self, network):
+        scan = MetaTensor(ellipsoid(**LARGE), affine=torch.diag(torch.tensor([1.0, 1.5, 2.0, 1.0])))
+        mask = as_mask(ClickInferer(24, spacing=1.6)(scan, network, tensor([40, 34, 32])))[0]
+        assert dice(mask, (scan.as_tensor() > 0.5)[0, 0]) > 0.97
+
+    def test_prompts_of_a_grown_crop(self, network):
+        scan = ellipsoid((64, 40, 40), (32, 20, 20), (24, 8, 8))
+        ClickInferer(24, max_crops=2)(scan, network, tensor([20, 20, 20], [60, 20, 20]), torch.tensor([[1, 0]]))
+        (first, first_labels), (second, second_labels) = network.prompts
+        assert (first, first_labels) == ([[12, 12, 12]], [1])
+        # half a crop further on: it starts at 20; the overlap's 12 voxels hold the mask, its middle gets the click
+        # (the user's click lies on that crop's face, too far out to speak for the mask)
+        assert second[0] == [0, 12, 12]
+        assert second_labels == [1, 1]
+        assert 4 <= second[1][0] <= 8
+        assert second[1][1:] == [12, 12]
+        standing = network.masks[1][0, 0]
+        inside = network.crops[1][0, 0] * 40 - 20
+        torch.testing.assert_close(standing[:12], inside[:12])
+        assert standing[12:].unique().tolist() == [0]
+        assert network.masks[0] is None
+
+    def test_a_click_of_the_user_in_the_grown_crop_is_taken(self, network):
+        scan = ellipsoid((64, 40, 40), (32, 20, 20), (24, 8, 8))
+        ClickInferer(24, max_crops=2)(scan, network, tensor([16, 20, 20], [26, 21, 20]))
+        # the first crop starts at 9, the second at 21
+        assert network.prompts == [([[7, 12, 12], [17, 13, 12]], [1, 1]), ([[5, 13, 12]], [1])]
+
+    def test_bound(self, network, caplog):
+        scan = torch.ones(1, 1, 64, 64, 64)
+        ClickInferer(16, max_crops=3)(scan, network, tensor([32, 32, 32]))
+        assert len(network.crops) == 3
+        assert "goes on beyond its 3 crops" in caplog.text
+
+    def test_other_lesions_do_not_grow(self, network):
+        scan = torch.maximum(
+            ellipsoid((60, 40, 40), (20, 20, 20), (6, 6, 6)), ellipsoid((60, 40, 40), (36, 20, 20), (8, 6, 6))
+        )
+        ClickInferer(24)(scan, network, tensor([20, 20, 20]))
+        assert len(network.crops) == 1
+
+    def test_does_not_grow_beyond_the_scan(self, network):
+        scan = torch.ones(1, 1, 24, 24, 24)
+        logits = ClickInferer(24)(scan, network, tensor([11, 11, 11]))
+        assert all(crop.shape[2:] == (24, 24, 24) for crop in network.crops)
+        assert as_mask(logits).all()
+
+    def test_a_small_lesion_is_as_published(self, network):
+        scan = ellipsoid((50, 50, 50), (20, 25, 30), (6, 5, 4)) + 0.1 * torch.rand(1, 1, 50, 50, 50)
+        clicks, labels = tensor([20, 25, 30], [22, 30, 33]), torch.tensor([[1, 0]])
+        published = ClickInferer(24, spacing=1.3, **PUBLISHED)(scan, network, clicks, labels)
+        assert torch.equal(published, ClickInferer(24, spacing=1.3)(scan, network, clicks, labels))
+
+    def test_blending_has_no_steps(self):
+        class Tilted(Oracle):
+            """Disagrees with itself between crops."""
+
+            def decode(self, features, image, clicks, labels, mask):
+                logits = super().decode(features, image, clicks, labels, mask)
+                return logits + (len(self.crops) == 2) * 4.0 * torch.tensor([-1.0, 1.0]).reshape(1, 2, 1, 1, 1)
+
+        scan = torch.full((1, 1, 64, 24, 24), 0.6)
+        logits = ClickInferer(32, max_crops=2)(scan, Tilted(), tensor([16, 12, 12]))
+        line = logits[0, 1, 16:40, 12, 12]  # from the first crop through the overlap
+        assert float(line.max() - line.min()) > 3.9
+        assert float(torch.diff(line).abs().max()) < 1.0
+
+
+class TestSeveralCrops:
+    SCAN = torch.maximum(
+        ellipsoid((80, 40, 40), (15, 20, 20), (6, 6, 6)), ellipsoid((80, 40, 40), (65, 20, 20), (7, 6, 5))
+    )
+
+    def test_two_far_lesions(self, network):
+        logits = ClickInferer(24)(self.SCAN, network, tensor([15, 20, 20], [65, 20, 20]))
+        assert network.prompts == [([[12, 12, 12]], [1]), ([[12, 12, 12]], [1])]
+        assert torch.equal(as_mask(logits)[0], (self.SCAN > 0.5)[0, 0])
+
+    def test_far_negative_clicks_get_no_crop(self, network):
+        logits = ClickInferer(24)(self.SCAN, network, tensor([15, 20, 20], [65, 20, 20]), torch.tensor([[1, 0]]))
+        assert len(network.crops) == 1
+        assert not as_mask(logits)[0, 40:].any()
+
+    def test_negative_clicks_alone_place_the_crop(self, network):
+        ClickInferer(24)(self.SCAN, network, tensor([15, 20, 20]), torch.tensor([[0]]))
+        assert network.prompts == [([[12, 12, 12]], [0])]
+
+    def test_published_takes_one(self, network, caplog):
+        ClickInferer(24, **PUBLISHED)(self.SCAN, network, tensor([15, 20, 20], [40, 20, 20], [65, 20, 20]))
+        assert network.prompts == [([[12, 12, 12]], [1])]
+        assert "2 of 3 clicks lie outside" in caplog.text
+
+    def test_published_with_no_click_in_the_middle(self, network):
+        ClickInferer(24, **PUBLISHED)(self.SCAN, network, tensor([15, 20, 20], [65, 20, 20]))
+        assert torch.equal(network.crops[0], self.SCAN[:, :, 53:77, 8:32, 8:32])
+
+    def test_bound(self, network, caplog):
+        clicks = tensor(*[[i, 20, 20] for i in (5, 30, 55, 79)])
+        ClickInferer(12, max_crops=2, grow=False)(self.SCAN, network, clicks)
+        assert len(network.crops) == 2
+        assert "need 4 crops" in caplog.text
+
+
+class TestMemory:
+    SCAN = ellipsoid((64, 40, 40), (32, 20, 20), (24, 8, 8))
+
+    def test_second_click_is_not_encoded(self, network):
+        inferer = ClickInferer(24)
+        first = inferer(self.SCAN, network, tensor([20, 20, 20]))
+        encoded = network.encoded
+        assert encoded > 1  # it grew
+        lesion = first[:, 1:] - first[:, :1]
+        clicks, labels = tensor([20, 20, 20], [23, 22, 20], [40, 33, 20]), torch.tensor([[1, 1, 0]])
+        second = inferer(self.SCAN, network, clicks, labels, mask=lesion)
+        assert network.encoded == encoded
+        assert torch.equal(as_mask(first), as_mask(second))
+        # the same as without memory, where it stands on the same crops
+        assert len(network.crops) == 2 * encoded
+
+    def test_a_correction_in_a_grown_crop_is_not_encoded(self, network):
+        inferer = ClickInferer(24)
+        inferer(self.SCAN, network, tensor([20, 20, 20]))
+        encoded = network.encoded
+        inferer(self.SCAN, network, tensor([20, 20, 20], [45, 20, 20]))
+        assert network.encoded == encoded
+
+    def test_ten_rounds(self, network):
+        inferer = ClickInferer(24)
+        rng = np.random.default_rng(0)
+        inside = torch.argwhere(self.SCAN[0, 0] > 0.5).float()
+        clicks = torch.tensor([[[32.0, 20.0, 20.0]]])
+        logits = inferer(self.SCAN, network, clicks)
+        encoded = network.encoded
+        for _ in range(10):
+            clicks = torch.cat([clicks, inside[rng.integers(len(inside))][None, None]], dim=1)
+            logits = inferer(self.SCAN, network, clicks, mask=logits[:, 1:])
+        assert network.encoded == encoded
+        assert torch.equal(as_mask(logits)[0], (self.SCAN > 0.5)[0, 0])
+
+    def test_other_clicks_start_anew(self, network):
+        inferer = ClickInferer(24, grow=False)
+        inferer(self.SCAN, network, tensor([20, 20, 20]))
+        inferer(self.SCAN, network, tensor([22, 20, 20]))
+        assert network.prompts[1] == ([[12, 12, 12]], [1])
+        assert network.encoded == 2
+
+    def test_outlives_the_inferer(self, network):
+        for _ in range(2):
+            ClickInferer(24, grow=False)(self.SCAN, network, tensor([20, 20, 20]))
+        assert network.encoded == 1
+
+    def test_published_mode_moves_its_crop(self, network):
+        inferer = ClickInferer(24, **PUBLISHED)
+        inferer(self.SCAN, network, tensor([20, 20, 20]))
+        inferer(self.SCAN, network, tensor([20, 20, 20], [24, 20, 20]))
+        assert network.prompts[1][0][0] == [10, 12, 12]
+        assert network.encoded == 2
+
+    @pytest.mark.parametrize("bound", [0, 1, 2, 5])
+    def test_bound(self, network, bound):
+        inferer = ClickInferer(8, cache_size=bound, **PUBLISHED)
+        for i in (10, 20, 30, 40):
+            inferer(self.SCAN, network, tensor([i, 20, 20]))
+        assert len(memory_of(network)) == min(bound, 4)
+        inferer(self.SCAN, network, tensor([40, 20, 20]))
+        assert network.encoded == (4 if bound else 5)
+        inferer(self.SCAN, network, tensor([30, 20, 20]))
+        assert network.encoded == {0: 6, 1: 5, 2: 4, 5: 4}[bound]
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda n: n.sharpness.mul_(2),
+            lambda n: n.load_state_dict({"sharpness": torch.tensor(3.0)}),
+            lambda n: setattr(n, "sharpness", torch.nn.Parameter(torch.tensor(7.0))),
+            ClickInferer.forget,
+        ],
+    )
+    def test_goes_with_the_weights(self, network, change):
+        inferer = ClickInferer(8, **PUBLISHED)
+        inferer(self.SCAN, network, tensor([20, 20, 20]))
+        change(network)
+        logits = inferer(self.SCAN, network, tensor([20, 20, 20]))
+        assert network.encoded == 2
+        assert len(memory_of(network)) == 1
+        region = (slice(None), slice(None), slice(16, 24), slice(16, 24), slice(16, 24))
+        assert torch.equal(logits[region], network.forward(self.SCAN[region]))
+
+    def test_goes_with_the_content(self, network):
+        inferer = ClickInferer(8, **PUBLISHED)
+        scan = self.SCAN.clone()
+        inferer(scan, network, tensor([20, 20, 20]))
+        scan[0, 0, 20, 20, 20] = 0
+        logits = inferer(scan, network, tensor([20, 20, 20]))
+        assert network.encoded == 2
+        assert float(logits[0, 1, 20, 20, 20]) == -10
+
+    @pytest.mark.parametrize("case", ["training", "gradients"])
+    def test_keeps_nothing_while_training(self, network, case):
+        network.train(case == "training")
+        with torch.set_grad_enabled(case == "gradients"):
+            for _ in range(2):
+                logits = ClickInferer(24)(self.SCAN, network, tensor([20, 20, 20]))
+        assert logits.requires_grad == (case == "gradients")
+        assert network.encoded == len(network.crops)
+        assert len(memory_of(network)) == 0
+
+    def test_threads(self, network):
+        inferer = ClickInferer(16, cache_size=3, grow=False)
+        places = [[i, 20, 20] for i in range(8, 56, 6)]
+        expected = [inferer(self.SCAN, Oracle(), tensor(p)) for p in places]
+        errors: list[str] = []
+
+        def work(order: np.ndarray) -> None:
+            with torch.no_grad():
+                for i in order:
+                    if not torch.equal(inferer(self.SCAN, network, tensor(places[i])), expected[i]):
+                        errors.append(f"place {i}")
+
+        rng = np.random.default_rng(0)
+        threads = [threading.Thread(target=work, args=(rng.permutation(len(places)),)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        assert len(memory_of(network)) == 3
+
+
+class TestMask:
+    def test_is_resampled_into_the_crop(self, network):
+        scan = torch.zeros(1, 1, 40, 40, 40)
+        mask = torch.linspace(-5, 5, 40).reshape(1, 1, 40, 1, 1).expand(1, 1, 40, 40, 40)
+        ClickInferer(8, spacing=2.0, **PUBLISHED)(scan, network, tensor([20, 20, 0]), mask=mask)
+        given = network.masks[0]
+        torch.testing.assert_close(given[0, 0, :, 4, 6], mask[0, 0, 12:28:2, 0, 0])
+        assert given[0, 0, :, :, :4].unique().tolist() == [-10]  # outside the scan
+
+
+class TestMeta:
+    @pytest.mark.parametrize("form", ["array", "list", "collated"])
+    def test_clicks_are_read(self, network, form):
+        clicks, labels = np.array([[10.0, 10.0, 10.0], [0, 0, 0]], dtype=np.float32), np.array([1, -1])
+        image = MetaTensor(torch.rand(1, 20, 20, 20))
+        image.meta["clicks"] = clicks.tolist() if form == "list" else clicks
+        image.meta["click_labels"] = labels.tolist() if form == "list" else labels
+        inputs = list_data_collate([image]) if form == "collated" else image[None]
+        ClickInferer(8)(inputs, network)
+        assert network.prompts[0] == ([[4, 4, 4]], [1])
+
+    def test_result_can_be_inverted(self, network):
+        affine = torch.tensor([[0, 0, 1.5, 3], [0, -2.0, 0, 5], [1.0, 0, 0, 7], [0, 0, 0, 1]])
+        truth = ellipsoid((50, 40, 44), (20, 18, 25), (9, 6, 7))
+        stored = {"image": MetaTensor(truth[0], affine=affine)}
+        orient = Compose([Orientationd("image", "SPL", labels=(("L", "R"), ("P", "A"), ("I", "S")))])
+        data = orient(stored)
+        click = np.linalg.inv(data["image"].affine.numpy()) @ affine.numpy() @ [20, 18, 25, 1]
+        data["image"].meta["clicks"] = click[None, :3]
+        batch = list_data_collate([data])
+        batch["pred"] = ClickInferer(24, spacing=2.0)(batch["image"], network)
+        assert isinstance(batch["pred"], MetaTensor)
+        item = Invertd("pred", orient, orig_keys="image", nearest_interp=False)(decollate_batch(batch)[0])
+        assert item["pred"].shape == (2, 50, 40, 44)
+        np.testing.assert_allclose(item["pred"].affine, affine, atol=1e-6)
+        assert dice(as_mask(item["pred"][None])[0], truth[0, 0] > 0.5) > 0.9
+
+    def test_plain_in_plain_out(self, network):
+        logits = ClickInferer(8)(torch.zeros(1, 1, 9, 9, 9), network, tensor([4, 4, 4]))
+        assert type(logits) is torch.Tensor
+        assert logits.dtype == torch.float32
+
+
+class TestWithoutClicks:
+    def test_automatic(self, network):
+        scan = torch.rand(1, 1, 30, 30, 30)
+        inferer = ClickInferer(16, automatic=AutomaticInferer(16))
+        expected = SlidingWindowInferer(16, overlap=0.5, mode="gaussian")(scan, network)
+        assert torch.equal(inferer(scan, network), expected)
+        assert torch.equal(inferer(scan, network, torch.zeros(1, 0, 3)), expected)
+
+    def test_any_inferer_gets_the_resampled_scan(self, network):
+        scan = ellipsoid((40, 40, 40), (20, 20, 20), (9, 8, 7))
+        inferer = ClickInferer(16, spacing=2.0, automatic=SlidingWindowInferer(16))
+        seen: list[tuple] = []
+        network.register_forward_hook(lambda _m, args, _o: seen.append(tuple(args[0].shape)))
+        mask = as_mask(inferer(scan, network))[0]
+        assert dice(mask, (scan > 0.5)[0, 0]) > 0.95
+        assert len(seen) == 8  # 20 voxels of 2 mm
+
+    def test_items_without_clicks_among_others(self, network):
+        scan = torch.rand(2, 1, 20, 20, 20)
+        labels = torch.tensor([[-1], [1]])
+        logits = ClickInferer(8, automatic=AutomaticInferer(20))(scan, network, torch.full((2, 1, 3), 10.0), labels)
+        torch.testing.assert_close(logits[:1], network.forward(scan[:1]))
+        assert network.prompts[0] == ([[4, 4, 4]], [1])
+
+
+class TestNetworks:
+    def test_without_encode(self):
+        def network(crop, clicks, labels, mask):
+            return torch.cat([-crop, crop], dim=1)
+
+        scan = torch.rand(1, 1, 20, 20, 20)
+        logits = ClickInferer(8, **PUBLISHED)(scan, network, tensor([10, 10, 10]))
+        assert torch.equal(logits[:, 1:, 6:14, 6:14, 6:14], scan[:, :, 6:14, 6:14, 6:14])
+
+    def test_sam_adapter(self):
+        network = build_sam_adapter3d("tiny", crop_size=32).eval()
+        scan = torch.randn(1, 1, 40, 40, 40)
+        clicks, labels = tensor([20, 20, 20], [22, 15, 20]), torch.tensor([[1, 0]])
+        logits = ClickInferer(32, **PUBLISHED)(scan, network, clicks, labels)
+        # bounding box [20, 15, 20] to [22, 20, 20]: middle [21, 17.5, 20], crop from [5, 1, 4]
+        start = torch.tensor([5, 1, 4])
+        region = tuple(slice(int(s), int(s) + 32) for s in start)
+        expected = network(scan[(slice(None), slice(None), *region)], clicks - start, labels)
+        torch.testing.assert_close(logits[(slice(None), slice(None), *region)], expected, rtol=0, atol=0)
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    def test_on_another_device(self):
+        network = Oracle().cuda()
+        scan = ellipsoid(**LARGE)
+        logits = ClickInferer(32)(scan, network, tensor([40, 34, 32]))
+        assert logits.device.type == "cpu"
+        assert dice(as_mask(logits)[0], (scan > 0.5)[0, 0]) > 0.999
+        automatic = AutomaticInferer(32, spacing=1.5)(scan, network)
+        assert automatic.device.type == "cpu"
+
+
+SCAN = torch.zeros(1, 1, 20, 20, 20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"inputs": torch.zeros(1, 1, 20, 20)}, r"shape \(1, 1, 20, 20\): expected \(B, 1, D, H, W\)"),
+        ({"inputs": torch.zeros(1, 2, 20, 20, 20)}, r"shape \(1, 2, 20, 20, 20\): expected"),
+        ({"inputs": MetaTensor(SCAN, affine=torch.diag(torch.tensor([1.0, 0, 1, 1])))}, "affine is singular"),
+        ({"clicks": tensor([20, 5, 5])}, r"click \[20.0, 5.0, 5.0\] lies outside the image of \(20, 20, 20\)"),
+        ({"clicks": tensor([-0.6, 5, 5])}, "lies outside the image"),
+        ({"clicks": tensor([float("nan"), 5, 5])}, "expected finite coordinates"),
+        ({"clicks": torch.zeros(1, 2, 2)}, r"expected \(N, 3\)"),
+        ({"clicks": torch.zeros(2, 1, 3)}, "clicks are for 2 items, the inputs have 1"),
+        ({"clicks": tensor([5, 5, 5]), "labels": torch.ones(1, 2)}, "1 points but 2 labels"),
+        ({"clicks": tensor([5, 5, 5]), "labels": torch.tensor([[2]])}, "label 2 of click 0"),
+        ({"clicks": tensor([5, 5, 5]), "labels": torch.tensor([[-1]])}, "there is no click"),
+        ({"clicks": None}, "there is no click: give at least one"),
+        ({"clicks": None, "labels": torch.tensor([[1]])}, "labels were given without clicks"),
+        ({"mask": torch.zeros(1, 1, 8, 8, 8)}, r"mask has shape \(1, 1, 8, 8, 8\): expected \(1, 1, 20, 20, 20\)"),
+        ({"network": lambda crop, *_: crop}, r"logits of shape \(1, 1, 8, 8, 8\): expected \(1, 2, 8, 8, 8\)"),
+    ],
+)
+def test_bad_input(arguments, message):
+    given = {"inputs": SCAN, "network": Oracle(), "clicks": tensor([5, 5, 5]), **arguments}
+    with pytest.raises(ValueError, match=message):
+        ClickInferer(8)(**given)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"crop_size": 0}, "crop_size is 0"),
+        ({"crop_size": (8, 8)}, r"crop_size is \(8, 8\)"),
+        ({"spacing": -1.0}, "spacing is -1.0"),
+        ({"spacing": (1.0, 2.0)}, r"spacing is \(1.0, 2.0\)"),
+        ({"max_crops": 0}, "max_crops is 0"),
+        ({"cache_size": -1}, "cache_size is -1"),
+        ({"threshold": 1.0}, "threshold is 1.0"),
+        ({"automatic": "sliding"}, "automatic is 'sliding'"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ClickInferer(**{"crop_size": 8, **arguments})
