@@ -79,3 +79,16 @@ def demo(output: str = "demo", epochs: int = 3) -> str:
     from adapters.demo import main as run
 
     return f"open {run(output, epochs=epochs)}"
+
+
+@verb
+def compare(runs: str, output: str) -> str:
+    """Puts the scores of several methods into one table and one plot of Dice over clicks.
+
+    Args:
+        runs: Each method's folder of scores by name: "ours=eval/ours,SegResNet=eval/segresnet".
+        output: The folder to write compare.md and compare.png into; it is made if it is not there.
+    """
+    from adapters.engines.report import compare as run
+
+    return f"wrote {run(runs, output)}"

@@ -273,7 +273,8 @@ def case_figure(
         title: heading of the picture.
 
     Raises:
-        ValueError: an image or mask that is not (D, H, W), clicks that are not (N, 3) or lie outside.
+        ValueError: an image or mask that is not (D, H, W), clicks that are not (N, 3) or lie outside, labels of another
+            length, a spacing that is not three positive numbers.
     """
     _write(Path(path), _png(draw_case(image, label, prediction, clicks, spacing, labels, window, title)))
 
@@ -296,7 +297,12 @@ def draw_case(
     for _, name, mask in outlines:
         if mask is not None and np.shape(mask) != image.shape:
             raise ValueError(f"{name} has shape {np.shape(mask)} but image {image.shape}, expected the same grid")
-    points = np.asarray(clicks, dtype=float).reshape(-1, 3)
+    points = np.asarray(clicks, dtype=float)
+    points = points.reshape(-1, 3) if points.size == 0 else points
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(f"clicks have shape {points.shape}, expected (N, 3): voxels in the image's axis order")
+    if len(spacing) != 3 or not all(np.isfinite(mm) and mm > 0 for mm in spacing):
+        raise ValueError(f"spacing is {spacing!r}, expected three positive numbers of mm in the image's axis order")
     marks = np.ones(len(points), dtype=int) if labels is None else np.asarray(labels).reshape(-1)
     if len(marks) != len(points):
         raise ValueError(f"there are {len(points)} clicks but {len(marks)} labels, expected one for each")
@@ -314,7 +320,7 @@ def draw_case(
         # heads are up: the first axis runs upwards, the front-to-back axis downwards
         origin = "lower" if vertical == 0 else "upper"
         aspect = float(spacing[vertical]) / float(spacing[across])
-        axes.imshow(
+        picture = axes.imshow(
             image.take(centre[through], through), cmap="gray", vmin=low, vmax=high, origin=origin, aspect=aspect
         )
         for colour, _, mask in outlines:
@@ -325,7 +331,8 @@ def draw_case(
             shown = points[here & (marks == value)]
             if len(shown):
                 axes.scatter(shown[:, across], shown[:, vertical], marker=marker, c=colour, s=45, zorder=3)
-        axes.set(xticks=[], yticks=[], title=name)
+        left, right, bottom, top = picture.get_extent()
+        axes.set(xticks=[], yticks=[], title=name, xlim=(left, right), ylim=(bottom, top))
         for x, y, letter in ((0.02, 0.5, sides[0]), (0.98, 0.5, sides[1]), (0.5, 0.97, ends[0]), (0.5, 0.03, ends[1])):
             axes.text(x, y, letter, transform=axes.transAxes, color="white", ha="center", va="center")
     handles = [Line2D([], [], color=colour, label=name) for colour, name, mask in outlines if mask is not None]

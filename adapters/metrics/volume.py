@@ -52,13 +52,13 @@ def volume_scores(
         value = float(not predicted.any() and not truth.any())
         return {"dice": value, "nsd": value}
     box = _bounding_box(predicted | truth)
-    pair = [torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (predicted, truth)]
+    y_pred, y = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (predicted, truth))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # monai 1.6 calls a deprecated argument of its own
         nsd = compute_surface_dice(
-            *pair, class_thresholds=[float(tolerance)], include_background=True, spacing=mm, use_subvoxels=True
+            y_pred, y, class_thresholds=[float(tolerance)], include_background=True, spacing=mm, use_subvoxels=True
         )
-    return {"dice": float(compute_dice(*pair)), "nsd": float(nsd)}
+    return {"dice": float(compute_dice(y_pred, y)), "nsd": float(nsd)}
 
 
 def _as_mask(volume: np.ndarray, name: str) -> np.ndarray:
