@@ -225,7 +225,7 @@ class ClickInferer(Inferer):
                 device=network_device(network, scans),
             )
             items.append(self._merged(scan, self._predictions(scan, keeps, weights)))
-        return like_inputs(torch.stack(items), inputs)
+        return like_inputs(items[0][None] if len(items) == 1 else torch.stack(items), inputs)
 
     def _without_clicks(
         self, volume: torch.Tensor, affine: np.ndarray, grid: Grid, network: Callable[..., Any]
@@ -468,20 +468,26 @@ class ClickInferer(Inferer):
 
     def _merged(self, scan: _Scan, done: Sequence[_Prediction]) -> torch.Tensor:
         """The crops put back: (2, D, H, W) logits on the scan's grid and device."""
-        device, size = scan.volume.device, scan.grid.scan_size
-        background = torch.tensor(BACKGROUND_LOGITS, device=device)[:, None, None, None]
-        result = background.expand(2, *size).clone()
+        device = scan.volume.device
+        result = torch.empty((2, *scan.grid.scan_size), device=device)
+        for channel, value in zip(result, BACKGROUND_LOGITS, strict=True):
+            channel.fill_(value)
         if len(done) == 1:
             values, region = scan.grid.to_scan(done[0].logits, done[0].window)
             result[(slice(None), *region)] = values.to(device)
             return result
-        total = torch.zeros((3, *size), device=device)
+        regions = [scan.grid.footprint(prediction.window) for prediction in done]
+        low = [min(region[axis].start for region in regions) for axis in range(3)]
+        high = [max(region[axis].stop for region in regions) for axis in range(3)]
+        total = torch.zeros((3, *np.subtract(high, low)), device=device)
+        weights = self._weights(done[0].logits.device)
         for prediction in done:
-            weights = self._weights(prediction.logits.device)
             values, region = scan.grid.to_scan(torch.cat([prediction.logits * weights, weights]), prediction.window)
-            total[(slice(None), *region)] += values.to(device)
-        covered = total[2:] > 0
-        return torch.where(covered, total[:2] / total[2:].clamp(min=1e-12), result)
+            inner = tuple(slice(r.start - n, r.stop - n) for r, n in zip(region, low, strict=True))
+            total[(slice(None), *inner)] += values.to(device)
+        union = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
+        result[union] = torch.where(total[2:] > 0, total[:2] / total[2:].clamp(min=1e-12), result[union])
+        return result
 
 
 def _face(axis: int, forward: bool) -> tuple[slice, ...]:  # noqa: FBT001
