@@ -1,7 +1,8 @@
 """Simulated users: seeded functions that place clicks on a labelled volume, as a person would.
 
 All take the lesion as a volume (D, H, W) in which anything but 0 is lesion, and return points (N, 3) in voxels of
-that volume (order of its axes, centres at integers) with labels (N,). Without a lesion they return no click (N = 0).
+that volume (order of its axes, centres at integers) with labels (N,). Without a lesion they return no click (N = 0),
+except ``stray``.
 They differ in where they click:
 
 ========================= ==========================================================================================

@@ -143,7 +143,7 @@ class SimulateClicksd(Randomizable, MapTransform):
             transform's random state.
 
     Writes ``image.meta["clicks"]`` (N, 3) float32 in voxels of the tensor and ``image.meta["click_labels"]`` (N,)
-    int64; N = 0 if the label has no lesion.
+    int64; N = 0 if the label has no lesion (``stray`` clicks need none).
 
     Raises:
         ValueError: an unknown policy; (when called) a label that is missing or on another grid.
@@ -181,7 +181,7 @@ class SimulateClicksd(Randomizable, MapTransform):
             raise ValueError(f"{self.label_key!r} is not a label (1, D, H, W); load it, channel first")
         lesion = np.asarray(label[0].detach().cpu())
         lesion = lesion != 0 if self.label_value is None else lesion == self.label_value
-        if self.num == 0 or not lesion.any():
+        if self.num == 0:
             points, labels = np.zeros((0, 3)), np.zeros(0, dtype=np.int64)
         else:
             points, labels = self.policy(lesion, self._generator(label), self.num)

@@ -104,7 +104,8 @@ class LoadScand(LoadImaged):
                     f"or a folder with one DICOM series: {_reason(err)}"
                 ) from err
             if own is self._nifti:  # before MONAI puts another one in the place of a singular affine
-                check_affine(nib.load(path).affine, name=f"the affine of {_name(d[key], str(key))}")
+                header: Any = nib.load(path)
+                check_affine(header.affine, name=f"the affine of {_name(d[key], str(key))}")
         return d
 
 

@@ -1,0 +1,237 @@
+"""Reading scans in every format, refusing bad ones, resampling beside a string."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Spacingd
+from scan_files import affine_of, write_dicom, write_itk, write_nifti
+
+from adapters.transforms import CheckScand, LoadScand, SafeSpacingd
+
+SHAPE = (9, 10, 11)
+# turned, anisotropic, and with axes in an order that a DICOM series may have (right-handed)
+AFFINE = affine_of("LPS", degrees=(5, -8, 11))
+
+
+@pytest.fixture
+def array(rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(-1000, 1000, SHAPE).astype(np.int16)
+
+
+@pytest.mark.parametrize("kind", ["nii", "nii.gz", "nrrd", "mha", "dicom"])
+def test_every_format_gives_the_same_array_and_affine(kind: str, array: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / f"scan.{kind}"
+    write = write_dicom if kind == "dicom" else write_nifti if kind.startswith("nii") else write_itk
+    scan = LoadScand("image")({"image": write(path, array, AFFINE)})["image"]
+    assert isinstance(scan, MetaTensor)
+    assert scan.dtype == torch.float32
+    np.testing.assert_array_equal(np.asarray(scan), array[None])
+    np.testing.assert_allclose(np.asarray(scan.affine), AFFINE, atol=2e-5)  # NIfTI keeps float32
+    np.testing.assert_allclose(np.asarray(scan.meta["original_affine"]), AFFINE, atol=2e-5)
+    assert tuple(scan.meta["spatial_shape"]) == SHAPE
+    assert CheckScand("image")({"image": scan})["image"] is scan
+
+
+def test_a_path_object_and_a_list_of_one(array: np.ndarray, tmp_path: Path) -> None:
+    write_nifti(tmp_path / "scan.nii", array, AFFINE)
+    for given in (tmp_path / "scan.nii", [str(tmp_path / "scan.nii")]):
+        assert LoadScand("image")({"image": given})["image"].shape == (1, *SHAPE)
+
+
+def test_one_of_several_dicom_series(array: np.ndarray, tmp_path: Path) -> None:
+    write_dicom(tmp_path / "study", array, AFFINE, series="1.2.3.4.5")
+    folder = write_dicom(tmp_path / "study", -array, AFFINE, series="1.2.3.4.6")
+    with pytest.raises(ValueError, match=r"the folder holds 2 DICOM series, 1\.2.*; name one \(series_name\)"):
+        LoadScand("image")({"image": folder})
+    with pytest.raises(ValueError, match="the folder has no DICOM series 'other', expected one of 1"):
+        LoadScand("image", series_name="other")({"image": folder})
+    name = next(part for part in _series_of(folder) if part.startswith("1.2.3.4.6"))
+    scan = LoadScand("image", series_name=name)({"image": folder})["image"]
+    np.testing.assert_array_equal(np.asarray(scan), -array[None])
+
+
+def _series_of(folder: str) -> list[str]:
+    try:
+        LoadScand("image")({"image": folder})
+    except ValueError as err:
+        return str(err).split("DICOM series, ")[1].split("; name one")[0].split(", ")
+    return []
+
+
+def test_a_missing_slice_is_told(array: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = Path(write_dicom(tmp_path / "series", array, AFFINE))
+    with caplog.at_level(logging.WARNING, logger="adapters"):
+        LoadScand("image")({"image": folder})
+        assert not caplog.records
+        sorted(folder.iterdir())[2].unlink()  # the sixth slice
+        LoadScand("image")({"image": folder})
+    assert "the slices are unevenly spaced" in caplog.text
+
+
+def _cut(path: str, part: float) -> str:
+    whole = Path(path).read_bytes()
+    Path(path).write_bytes(whole[: int(len(whole) * part)])
+    return path
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.7, 0.99])
+@pytest.mark.parametrize("kind", ["nii", "nii.gz", "nrrd", "mha"])
+def test_a_truncated_file(kind: str, part: float, array: np.ndarray, tmp_path: Path) -> None:
+    write = write_nifti if kind.startswith("nii") else write_itk
+    path = _cut(write(tmp_path / f"cut.{kind}", array, AFFINE), part)
+    with pytest.raises(ValueError, match=rf"'image': .*cut\.{kind}' cannot be read, expected .* not truncated"):
+        LoadScand("image")({"image": path})
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nrrd", "scan.dcm", "scan.txt"])
+def test_a_file_that_is_no_scan(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("hello " * 100)
+    with pytest.raises(ValueError, match=rf"{name}' cannot be read, expected a NIfTI, NRRD or MHA file"):
+        LoadScand("image")({"image": str(tmp_path / name)})
+
+
+def test_a_missing_file_and_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"'image': there is no file or folder '.*none\.nii'; check the path"):
+        LoadScand("image")({"image": str(tmp_path / "none.nii")})
+    with pytest.raises(ValueError, match="the folder holds no DICOM series"):
+        LoadScand("image")({"image": str(tmp_path)})
+
+
+@pytest.mark.parametrize("value", [3, None, ["a.nii", "b.nii"], np.zeros((3, 3, 3))])
+def test_what_is_no_path(value: object) -> None:
+    with pytest.raises(ValueError, match="expected the path of one scan"):
+        LoadScand("image")({"image": value})
+
+
+def test_a_missing_key(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="image"):
+        LoadScand("image")({})
+    assert LoadScand("image", allow_missing_keys=True)({"other": tmp_path}) == {"other": tmp_path}
+
+
+def _load(array: np.ndarray, folder: Path, name: str = "scan.nii.gz", affine: np.ndarray = AFFINE) -> MetaTensor:
+    return LoadScand("image")({"image": write_nifti(folder / name, array, affine)})["image"]
+
+
+GOOD = np.arange(990, dtype=np.float32).reshape(SHAPE)
+
+
+def _with(value: float) -> np.ndarray:
+    array = GOOD.copy()
+    array[1, 2, 3] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (GOOD[0], r"'image' \(scan.nii.gz\) is 2D, with shape \(10, 11\), expected a 3D scan"),
+        (GOOD[:, :, :1], r"is 2D: its shape \(9, 10, 1\) has one voxel along an axis"),
+        (np.stack([GOOD] * 3, axis=-1), r"has 3 channels or time points of shape \(9, 10, 11\) \(4D\)"),
+        (np.stack([GOOD] * 3, axis=-1)[:, :, :, None], r"has 3 channels or time points .*\(4D\)"),
+        (np.zeros((0, 10, 11), dtype=np.float32), "is empty"),
+        (np.full(SHAPE, 7, dtype=np.float32), "is constant: all voxels are 7, expected a scan with contrast"),
+        (_with(np.nan), "has 1 voxels that are NaN or infinite"),
+        (_with(np.inf), "has 1 voxels that are NaN or infinite"),
+    ],
+)
+def test_bad_scans(array: np.ndarray, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        CheckScand("image")({"image": _load(array, tmp_path)})
+
+
+def test_a_single_channel_written_as_a_fourth_axis_is_fine(tmp_path: Path) -> None:
+    scan = _load(GOOD[..., None], tmp_path)
+    CheckScand("image")({"image": scan})
+    np.testing.assert_array_equal(np.asarray(scan[0]), GOOD)
+
+
+def test_a_plain_tensor_is_no_scan() -> None:
+    with pytest.raises(ValueError, match="'image' is a Tensor, expected a MetaTensor: load it with LoadScand"):
+        CheckScand("image")({"image": torch.zeros(1, 3, 3, 3)})
+
+
+def test_a_singular_affine(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(GOOD, np.eye(4))
+    image.set_sform(np.diag([1, 0, 3, 1]), code=2)
+    image.set_qform(None, code=0)
+    nib.save(image, tmp_path / "singular.nii")
+    with pytest.raises(ValueError, match=r"the affine of 'image' \(singular.nii\) is singular: .* repair the image's"):
+        LoadScand("image")({"image": str(tmp_path / "singular.nii")})
+    scan = MetaTensor(torch.from_numpy(GOOD[None]), affine=torch.diag(torch.tensor([1.0, 0, 3, 1])))
+    with pytest.raises(ValueError, match="the affine of 'image' is singular"):
+        CheckScand("image")({"image": scan})
+
+
+def _labelled(folder: Path, label: np.ndarray, affine: np.ndarray = AFFINE) -> dict:
+    return {"image": _load(GOOD, folder), "label": _load(label, folder, "label.nii.gz", affine)}
+
+
+def test_a_good_label_passes(tmp_path: Path) -> None:
+    label = np.zeros(SHAPE, dtype=np.uint8)
+    label[4, 4, 4] = 2
+    data = _labelled(tmp_path, label)
+    checked = CheckScand("image", label_key="label", label_value=[1, 2])(data)
+    assert checked["label"] is data["label"]
+    CheckScand("image", label_key="label", label_value=2)({"image": data["image"]})  # no label, as at inference
+
+
+def test_image_and_label_on_different_grids(tmp_path: Path) -> None:
+    check = CheckScand("image", label_key="label")
+    with pytest.raises(ValueError, match=r"different grids: shapes \(9, 10, 11\) and \(9, 10, 10\); resample"):
+        check(_labelled(tmp_path, np.ones((9, 10, 10), dtype=np.uint8)))
+    shifted = AFFINE.copy()
+    shifted[0, 3] += 1
+    with pytest.raises(ValueError, match="different grids: their affines put a corner 1 mm apart"):
+        check(_labelled(tmp_path, np.ones(SHAPE, dtype=np.uint8), shifted))
+    with pytest.raises(ValueError, match="'label' is a Tensor, expected a MetaTensor"):
+        check({"image": _load(GOOD, tmp_path), "label": torch.ones(1, *SHAPE)})
+
+
+def test_rounding_of_the_header_is_no_other_grid(tmp_path: Path) -> None:
+    near = AFFINE.copy()
+    near[:3, 3] += 1e-3
+    CheckScand("image", label_key="label")(_labelled(tmp_path, np.ones(SHAPE, dtype=np.uint8), near))
+
+
+def test_a_label_without_the_wanted_value(tmp_path: Path) -> None:
+    label = np.zeros(SHAPE, dtype=np.uint8)
+    label[1] = 3
+    with pytest.raises(ValueError, match=r"label 'label' \(label.nii.gz\) has no voxel of value 2, it holds 0, 3;"):
+        CheckScand("image", label_key="label", label_value=2)(_labelled(tmp_path, label))
+
+
+def test_spacing_beside_a_string(array: np.ndarray, tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "scan.nii", array, AFFINE)
+    data = LoadScand("image")({"image": path, "image_path": path, "image_meta_dict": {"a": 1}})
+    with pytest.raises(AttributeError):  # the reason for our subclass; when it goes, so may the subclass
+        Spacingd("image", pixdim=2.0)(dict(data))
+    scaled = SafeSpacingd("image", pixdim=(2.0, 2.0, 2.0))(data)
+    wanted = Spacingd("image", pixdim=(2.0, 2.0, 2.0))({"image": data["image"]})
+    assert scaled["image_path"] == path
+    assert scaled["image_meta_dict"]["a"] == 1
+    assert list(scaled) == ["image", "image_path", "image_meta_dict"]
+    torch.testing.assert_close(scaled["image"].as_tensor(), wanted["image"].as_tensor())
+    np.testing.assert_allclose(scaled["image"].pixdim, 2)
+
+
+def test_spacing_is_inverted(array: np.ndarray, tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "scan.nii", array, AFFINE)
+    spacing = SafeSpacingd("image", pixdim=2.0)
+    data = spacing({**LoadScand("image")({"image": path}), "image_path": path})
+    assert spacing.inverse(data)["image"].shape == (1, *SHAPE)
+
+
+def test_the_file_is_not_touched(array: np.ndarray, tmp_path: Path) -> None:
+    path = Path(write_nifti(tmp_path / "scan.nii", array, AFFINE))
+    copy = shutil.copy(path, tmp_path / "copy.nii")
+    LoadScand("image")({"image": path})["image"].zero_()
+    assert path.read_bytes() == Path(copy).read_bytes()
