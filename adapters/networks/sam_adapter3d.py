@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from adapters.networks.identity import carry_identity
 from adapters.networks.image_encoder import build_image_encoder
 from adapters.networks.mask_decoder import build_mask_decoder
 from adapters.networks.prompt_head import build_prompt_head
@@ -52,6 +53,7 @@ class SAMAdapter3D(nn.Module):
         self.image_encoder = image_encoder
         self.prompt_head = prompt_head
         self.mask_decoder = mask_decoder
+        carry_identity(self)
 
     @property
     def voxels_per_token(self) -> int:

@@ -1,0 +1,20 @@
+"""Weight files: SAM's, the published ones of 3DSAM-adapter, and ours."""
+
+from adapters.checkpoints.conversion import Conversion, convert, initialise
+from adapters.checkpoints.ours import load_adapter, load_model, save_adapter, save_model
+from adapters.checkpoints.published import load_published
+from adapters.checkpoints.sam import LoadedSam, SamReport, load_sam
+
+__all__ = [
+    "Conversion",
+    "LoadedSam",
+    "SamReport",
+    "convert",
+    "initialise",
+    "load_adapter",
+    "load_model",
+    "load_published",
+    "load_sam",
+    "save_adapter",
+    "save_model",
+]
