@@ -1,0 +1,541 @@
+"""What SAMAdapter3D promises to its callers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adapters.networks import (
+    VARIANTS,
+    SAMAdapter3D,
+    Variant,
+    build_image_encoder,
+    build_mask_decoder,
+    build_prompt_head,
+    build_sam_adapter3d,
+    count_parameters,
+    get_variant,
+    set_trainable,
+)
+from adapters.networks.attention import WindowAttention3D
+from adapters.networks.image_encoder import PatchEmbedding3D
+from adapters.networks.mask_decoder import click_maps
+from adapters.networks.prompt_head import PointSamplerHead, sample_feature
+
+SMALL = Variant(
+    "small",
+    embed_dim=16,
+    depth=4,
+    num_heads=2,
+    global_blocks=(1,),
+    table_size=8,
+    sam_window=4,
+    window_size=4,
+    out_channels=16,
+    prompt_heads=2,
+    prompt_mlp_dim=32,
+    head_channels=8,
+)
+CROP = (16, 24, 20)
+ZERO_AT_START = ("correction.to_feature", "correction.to_head", "label_embed")
+
+
+@pytest.fixture
+def network() -> SAMAdapter3D:
+    """Weights off their start, except those that must begin at zero."""
+    made = build_sam_adapter3d(SMALL, CROP).eval()
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if not any(part in name for part in ZERO_AT_START):
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return made
+
+
+@pytest.fixture
+def corrected(network: SAMAdapter3D) -> SAMAdapter3D:
+    """The same, with a label embedding and correction that have learnt something."""
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if any(part in name for part in ZERO_AT_START):
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    return network
+
+
+@pytest.fixture
+def image() -> Tensor:
+    return torch.randn(3, 1, *CROP)
+
+
+def relative_error(ours: Tensor, reference: Tensor) -> float:
+    return float((ours - reference).detach().norm() / reference.detach().norm())
+
+
+def without_our_parts(network: SAMAdapter3D) -> SAMAdapter3D:
+    """The published network with the same weights: no correction, and a label embedding that does nothing."""
+    bare = SAMAdapter3D(
+        network.image_encoder, build_prompt_head(SMALL), build_mask_decoder(SMALL, correction=False)
+    ).eval()
+    bare.prompt_head.load_state_dict(network.prompt_head.state_dict())
+    missing = bare.mask_decoder.load_state_dict(network.mask_decoder.state_dict(), strict=False)
+    assert not missing.missing_keys
+    assert all(key.startswith("correction.") for key in missing.unexpected_keys)
+    return bare
+
+
+CLICKS = torch.tensor([[3.0, 4.0, 5.0], [10.25, 20.5, 12.0], [15.5, -0.5, 19.5], [0.0, 23.0, 7.75]])
+LABELS = torch.tensor([1, 0, 1, 0])
+
+
+def test_shapes(network: SAMAdapter3D, image: Tensor) -> None:
+    features = network.encode(image)
+    assert network.voxels_per_token == 4
+    assert [tuple(level.shape) for level in features.levels] == [(3, 16, 4, 6, 5)] * 4
+    assert features.context.shape == (3, 8, 8, 12, 10)
+    logits = network.decode(features, image, CLICKS.repeat(3, 1, 1), LABELS.repeat(3, 1), torch.zeros(3, 1, *CROP))
+    assert logits.shape == (3, 2, *CROP)
+    assert logits.dtype == torch.float32
+    assert bool(logits.isfinite().all())
+    assert float(logits.detach().std()) > 0
+
+
+def test_forward_is_encode_and_decode(corrected: SAMAdapter3D, image: Tensor) -> None:
+    clicks, labels, mask = CLICKS.repeat(3, 1, 1), LABELS.repeat(3, 1), torch.randn(3, 1, *CROP)
+    features = corrected.encode(image)
+    for prompts in ((), (clicks,), (clicks, labels), (clicks, labels, mask), (None, None, mask)):
+        assert torch.equal(corrected(image, *prompts), corrected.decode(features, image, *prompts))
+
+
+@pytest.mark.parametrize("with_mask", [False, True])
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
+def test_batch_with_padding_equals_item_by_item(
+    corrected: SAMAdapter3D, image: Tensor, with_mask: bool, grad: bool
+) -> None:
+    counts = [1, 4, 0]
+    clicks = torch.full((3, 4, 3), -1000.0)
+    labels = torch.full((3, 4), -1)
+    for item, count in enumerate(counts):
+        clicks[item, :count], labels[item, :count] = CLICKS[:count], LABELS[:count]
+    mask = 5 * torch.randn(3, 1, *CROP) if with_mask else None
+    with torch.set_grad_enabled(grad):
+        together = corrected(image, clicks, labels, mask)
+        for item, count in enumerate(counts):
+            part = slice(item, item + 1)
+            alone = corrected(
+                image[part],
+                CLICKS[None, :count],
+                LABELS[None, :count],
+                None if mask is None else mask[part],
+            )
+            assert relative_error(together[part], alone) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("clicks", "labels"),
+    [
+        (torch.zeros(3, 0, 3), torch.zeros(3, 0, dtype=torch.long)),
+        (torch.zeros(3, 0, 3), None),
+        (torch.zeros(3, 5, 3), torch.full((3, 5), -1)),
+        (None, torch.zeros(3, 0)),
+    ],
+    ids=["no clicks", "no clicks, no labels", "only padding", "labels of no clicks"],
+)
+def test_no_click_is_automatic(
+    corrected: SAMAdapter3D, image: Tensor, clicks: Tensor | None, labels: Tensor | None
+) -> None:
+    automatic = corrected(image)
+    assert torch.equal(corrected(image, clicks, labels), automatic)
+    assert not torch.allclose(corrected(image, CLICKS.repeat(3, 1, 1)), automatic)
+    mask = torch.randn(3, 1, *CROP)
+    assert torch.equal(corrected(image, clicks, labels, mask), corrected(image, mask=mask))
+
+
+def test_automatic_skips_the_prompt_head(network: SAMAdapter3D, image: Tensor) -> None:
+    class Never(nn.Module):
+        def forward(self, *_: Any) -> Tensor:
+            raise AssertionError("the prompt head was called without a click")
+
+    network.prompt_head = Never()
+    assert network(image).shape == (3, 2, *CROP)
+
+
+def test_order_of_clicks_does_not_matter(corrected: SAMAdapter3D, image: Tensor) -> None:
+    order = [2, 0, 3, 1]
+    one = corrected(image[:1], CLICKS[None], LABELS[None])
+    other = corrected(image[:1], CLICKS[None, order], LABELS[None, order])
+    assert relative_error(other, one) <= 1e-5
+
+
+def test_padding_anywhere_does_not_matter(corrected: SAMAdapter3D, image: Tensor) -> None:
+    one = corrected(image[:1], CLICKS[None], LABELS[None])
+    clicks = torch.stack([CLICKS[0], torch.zeros(3), *CLICKS[1:], torch.full((3,), 1e6)])[None]
+    labels = torch.tensor([[1, -1, 0, 1, 0, -1]])
+    assert relative_error(corrected(image[:1], clicks, labels), one) <= 1e-5
+
+
+def test_a_click_depends_on_its_fraction(corrected: SAMAdapter3D, image: Tensor) -> None:
+    """A click half-way between two voxels gives a sample half-way between theirs, as long as no cell edge is passed."""
+    feature = corrected.encode(image).levels[-1]
+    clicks = torch.tensor([[[6.0, 7.0, 8.0], [7.0, 7.0, 8.0], [6.5, 7.0, 8.0]]]).repeat(3, 1, 1)
+    low, high, middle = sample_feature(feature, clicks, CROP).unbind(1)
+    torch.testing.assert_close(middle, (low + high) / 2)
+    assert not torch.allclose(low, high)
+    at = [corrected(image, clicks[:, i : i + 1]) for i in range(3)]
+    assert relative_error(at[2], at[0]) > 1e-5
+    assert relative_error(at[2], at[1]) > 1e-5
+
+
+def test_samples_are_the_feature_at_token_centres() -> None:
+    feature = torch.randn(1, 3, 4, 6, 5)
+    # the centre of token (1, 4, 2) of 4 voxels each is voxel (5.5, 17.5, 9.5)
+    sampled = sample_feature(feature, torch.tensor([[[5.5, 17.5, 9.5]]]), CROP)
+    torch.testing.assert_close(sampled[0, 0], feature[0, :, 1, 4, 2])
+
+
+def test_integer_clicks_are_taken(corrected: SAMAdapter3D, image: Tensor) -> None:
+    whole = torch.tensor([[[3, 4, 5]]])
+    assert torch.equal(corrected(image[:1], whole), corrected(image[:1], whole.float()))
+
+
+# what our parts add at the start
+
+
+def test_positive_clicks_give_the_published_numbers_at_the_start(network: SAMAdapter3D, image: Tensor) -> None:
+    bare = without_our_parts(network)
+    nn.init.zeros_(bare.prompt_head.label_embed.weight)
+    clicks = CLICKS.repeat(3, 1, 1)
+    assert torch.equal(network(image, clicks), bare(image, clicks))
+    assert torch.equal(network(image, clicks, torch.ones(3, 4)), bare(image, clicks))
+    assert torch.equal(network(image), bare(image))
+
+
+def test_negative_click_matters_from_the_start(network: SAMAdapter3D, image: Tensor) -> None:
+    positive = network(image[:1], CLICKS[None, :1], torch.tensor([[1]]))
+    negative = network(image[:1], CLICKS[None, :1], torch.tensor([[0]]))
+    assert relative_error(negative, positive) > 1e-4
+    one_of_two = network(image[:1], CLICKS[None, :2], torch.tensor([[1, 0]]))
+    assert relative_error(one_of_two, network(image[:1], CLICKS[None, :2])) > 1e-5
+
+
+@pytest.mark.parametrize("with_clicks", [False, True])
+def test_mask_matters_only_once_learnt(network: SAMAdapter3D, image: Tensor, with_clicks: bool) -> None:
+    clicks = CLICKS.repeat(3, 1, 1) if with_clicks else None
+    mask = 10 * torch.randn(3, 1, *CROP)
+    at_start = network(image, clicks)
+    assert torch.equal(network(image, clicks, mask=mask), at_start)
+
+    correction = network.mask_decoder.correction
+    for conv in (correction.to_feature, correction.to_head):
+        with torch.no_grad():
+            nn.init.normal_(conv.weight, std=0.3)
+        changed = network(image, clicks, mask=mask)
+        assert relative_error(changed, at_start) > 1e-3
+        assert relative_error(network(image, clicks, mask=-mask), changed) > 1e-3
+        nn.init.zeros_(conv.weight)
+
+
+def test_mask_and_clicks_leave_the_kept_embedding_alone(corrected: SAMAdapter3D, image: Tensor) -> None:
+    with torch.no_grad():
+        features = corrected.encode(image)
+        kept = [t.clone() for t in (*features.levels, features.context)]
+        corrected.decode(features, image, CLICKS.repeat(3, 1, 1), LABELS.repeat(3, 1), torch.randn(3, 1, *CROP))
+    for now, before in zip((*features.levels, features.context), kept, strict=True):
+        assert torch.equal(now, before)
+
+
+def test_encoder_leaves_its_input_alone(network: SAMAdapter3D, image: Tensor) -> None:
+    before = image.clone()
+    with torch.no_grad():
+        first = network(image)
+        assert torch.equal(network(image), first)
+    assert torch.equal(image, before)
+
+
+def test_click_maps_peak_at_the_click() -> None:
+    clicks = torch.tensor([[[5.0, 6.0, 7.0], [2.0, 3.0, 4.0], [1.0, 1.0, 1.0]]])
+    maps = click_maps(clicks, torch.tensor([[1, 0, -1]]), (12, 12, 12), (12, 12, 12), 2.0)
+    assert maps.shape == (1, 2, 12, 12, 12)
+    assert maps[0, 0, 5, 6, 7].item() == pytest.approx(1.0)
+    assert maps[0, 0, 7, 6, 7].item() == pytest.approx(0.60653066)  # one standard deviation away
+    assert maps[0, 1].argmax().item() == (2 * 12 + 3) * 12 + 4
+    assert maps[0, :, 1, 1, 1].max() < 0.9  # padding leaves nothing
+    # at half the resolution a sample lies between two voxels: 5 is half a voxel from the sample at 4.5
+    halved = click_maps(clicks[:, :1], torch.tensor([[1]]), (12, 12, 12), (6, 6, 6), 2.0)
+    assert halved[0, 0, 2, 3, 3].item() == pytest.approx(float(torch.tensor(-0.5 * 3 * 0.25**2).exp()))
+    assert halved[0, 1].max().item() == 0.0
+
+
+# what trains
+
+
+@pytest.mark.parametrize("trainable", ["published", "all", "decoder"])
+def test_gradient_reaches_exactly_what_trains(network: SAMAdapter3D, image: Tensor, trainable: Any) -> None:
+    set_trainable(network, trainable)
+    with torch.no_grad():  # zero weights pass no gradient on
+        for conv in (network.mask_decoder.correction.to_feature, network.mask_decoder.correction.to_head):
+            nn.init.normal_(conv.weight, std=0.1)
+    logits = network(image, CLICKS.repeat(3, 1, 1), LABELS.repeat(3, 1), torch.randn(3, 1, *CROP))
+    (logits * torch.randn_like(logits)).sum().backward()
+    for name, parameter in network.named_parameters():
+        if "cross_attn_token_to_image" in name:  # carried for the checkpoints' sake, never called
+            assert parameter.grad is None
+        elif parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert float(parameter.grad.norm()) > 0, name
+        else:
+            assert parameter.grad is None, name
+
+
+def trained(network: SAMAdapter3D) -> set[str]:
+    return {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
+def test_published_trains_adapters_norms_necks_and_depth(network: SAMAdapter3D) -> None:
+    block = {
+        *(f"adapter.{layer}.{kind}" for layer in ("down", "conv", "up") for kind in ("weight", "bias")),
+        *(f"{norm}.{kind}" for norm in ("norm1", "norm2") for kind in ("weight", "bias")),
+        "attn.rel_pos_d",
+    }
+    neck = {"reduce.weight", "conv.weight", *(f"norm{n}.{kind}" for n in (1, 2) for kind in ("weight", "bias"))}
+    wanted = {f"image_encoder.blocks.{i}.{name}" for i in range(4) for name in block}
+    wanted |= {f"image_encoder.necks.{i}.{name}" for i in range(4) for name in neck}
+    wanted |= {f"image_encoder.{n}" for n in ("depth_embed", "patch_embed.depth_weight", "patch_embed.depth_bias")}
+    assert {name for name in trained(network) if name.startswith("image_encoder.")} == wanted
+    rest = {n for n, _ in network.named_parameters() if not n.startswith("image_encoder.")}
+    assert rest <= trained(network)
+
+
+def test_set_trainable_can_be_changed_and_hands_the_network_back(network: SAMAdapter3D) -> None:
+    everything = {name for name, _ in network.named_parameters()}
+    published = trained(network)
+    assert set_trainable(network, "decoder") is network
+    assert trained(network) == {name for name in everything if not name.startswith("image_encoder.")}
+    set_trainable(network, "all")
+    assert trained(network) == {name for name in everything if not name.endswith("rel_pos_gain")}
+    assert trained(set_trainable(network)) == published
+
+
+def test_count_parameters_sums_to_what_there_is(network: SAMAdapter3D) -> None:
+    counts = count_parameters(network, trainable_only=False)
+    assert sum(counts.values()) == sum(p.numel() for p in network.parameters())
+    correction = sum(p.numel() for p in network.mask_decoder.correction.parameters())
+    assert counts["added"] == correction + network.prompt_head.label_embed.weight.numel()
+    assert count_parameters(set_trainable(network, "decoder"))["image_encoder"] == 0
+
+
+# bad input
+
+GOOD = torch.zeros(1, 1, *CROP)
+POINT = torch.tensor([[[3.0, 4.0, 5.0]]])
+BAD_CALLS = {
+    "2D image": ((torch.zeros(1, 1, 16, 16),), r"image has shape \(1, 1, 16, 16\): expected \(B, 1, D, H, W\)"),
+    "no batch": ((torch.zeros(1, 16, 16, 16),), r"image has shape \(1, 16, 16, 16\): expected \(B, 1, D, H, W\)"),
+    "4D image": ((torch.zeros(1, 1, 16, 16, 16, 2),), r"image has shape \(1, 1, 16, 16, 16, 2\)"),
+    "two channels": ((torch.zeros(1, 2, 16, 16, 16),), r"\(1, 2, 16, 16, 16\): expected .* one channel of a 3D crop"),
+    "no multiple of the patch": (
+        (torch.zeros(1, 1, 16, 18, 16),),
+        r"\(16, 18, 16\) does not fit the patches: .* each a positive multiple of 4 voxels",
+    ),
+    "crop too small": ((torch.zeros(1, 1, 16, 16, 2),), r"\(16, 16, 2\) does not fit the patches"),
+    "empty crop": ((torch.zeros(1, 1, 16, 0, 16),), r"\(16, 0, 16\) does not fit the patches"),
+    "fewer labels than clicks": (
+        (GOOD, POINT.repeat(1, 2, 1), torch.ones(1, 1)),
+        r"labels have shape \(1, 1\): expected \(1, 2\), one for each click",
+    ),
+    "labels without a batch": ((GOOD, POINT, torch.ones(1)), r"labels have shape \(1,\): expected \(1, 1\)"),
+    "labels without clicks": ((GOOD, None, torch.ones(1, 2)), r"labels of shape \(1, 2\) were given without clicks"),
+    "clicks without a batch": ((GOOD, POINT[0]), r"clicks have shape \(1, 3\): expected \(1, N, 3\)"),
+    "clicks of another batch": ((GOOD, POINT.repeat(2, 1, 1)), r"clicks have shape \(2, 1, 3\): expected \(1, N, 3\)"),
+    "2D clicks": ((GOOD, POINT[..., :2]), r"clicks have shape \(1, 1, 2\): expected \(1, N, 3\)"),
+    "click behind the crop": (
+        (GOOD, torch.tensor([[[3.0, 4.0, 5.0], [16.0, 4.0, 5.0]]])),
+        r"click \[16.0, 4.0, 5.0\] lies outside the crop of \(16, 24, 20\) voxels",
+    ),
+    "click before the crop": ((GOOD, torch.tensor([[[3.0, -0.75, 5.0]]])), r"click \[3.0, -0.75, 5.0\] lies outside"),
+    "click in another order of axes": ((GOOD, torch.tensor([[[20.0, 4.0, 5.0]]])), r"order depth, height, width"),
+    "click that is no number": ((GOOD, torch.tensor([[[3.0, float("nan"), 5.0]]])), r"nan, 5.0\] lies outside"),
+    "unknown label": ((GOOD, POINT, torch.tensor([[2]])), r"labels hold \[2\]: expected 1, 0, or -1 for padding"),
+    "padding other than -1": ((GOOD, POINT, torch.tensor([[-2]])), r"labels hold \[-2\]: expected 1, 0, or -1"),
+    "mask without a channel": (
+        (GOOD, None, None, torch.zeros(1, *CROP)),
+        r"mask has shape \(1, 16, 24, 20\): expected \(1, 1, 16, 24, 20\)",
+    ),
+    "mask of another grid": ((GOOD, POINT, None, torch.zeros(1, 1, 16, 16, 16)), r"mask has shape .* image's grid"),
+    "both logits as a mask": (
+        (GOOD, POINT, None, torch.zeros(1, 2, *CROP)),
+        r"mask has shape .* one channel of lesion",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_CALLS.values(), ids=BAD_CALLS.keys())
+def test_bad_calls(network: SAMAdapter3D, arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        network(*arguments)
+
+
+BAD_BUILDS: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "unknown variant": (
+        build_sam_adapter3d,
+        {"variant": "vit_x"},
+        r"unknown variant 'vit_x': expected one of tiny, vit_b, vit_l, vit_h",
+    ),
+    "unknown encoder": (build_image_encoder, {"variant": "vit"}, r"unknown variant 'vit'"),
+    "unknown head": (build_prompt_head, {"variant": ""}, r"unknown variant ''"),
+    "unknown decoder": (build_mask_decoder, {"variant": "b"}, r"unknown variant 'b'"),
+    "unknown trainable": (
+        build_sam_adapter3d,
+        {"variant": SMALL, "crop_size": 16, "trainable": "encoder"},
+        r"trainable='encoder': expected one of published, all, decoder",
+    ),
+    "crop no multiple": (build_sam_adapter3d, {"variant": SMALL, "crop_size": 30}, r"\(30, 30, 30\) does not fit"),
+    "crop too small": (build_sam_adapter3d, {"variant": SMALL, "crop_size": 2}, r"\(2, 2, 2\) does not fit"),
+    "2D crop": (build_sam_adapter3d, {"variant": SMALL, "crop_size": (16, 16)}, r"\(16, 16\) does not fit"),
+    "crop of the other enlargement": (
+        build_sam_adapter3d,
+        {"variant": SMALL, "crop_size": 20, "enlargement": 2},
+        r"each a positive multiple of 8 voxels",
+    ),
+    "enlargement": (
+        build_sam_adapter3d,
+        {"variant": SMALL, "crop_size": 16, "enlargement": 3},
+        r"enlargement=3: expected 1, 2, 4 or 8",
+    ),
+    "depth": (
+        build_image_encoder,
+        {"variant": SMALL, "crop_size": 16, "depth": 6},
+        r"depth=6: expected a multiple of 4",
+    ),
+    "table": (build_image_encoder, {"variant": SMALL, "crop_size": 16, "table_size": 7}, r"table_size=7: .* even"),
+    "heads": (WindowAttention3D, {"dim": 10, "num_heads": 4, "table_length": 7}, r"num_heads=4 does not divide .*=10"),
+    "prompt heads": (PointSamplerHead, {"dim": 20, "num_heads": 4}, r"num_heads=4 does not divide half .*, 10"),
+}
+
+
+@pytest.mark.parametrize(("build", "arguments", "message"), BAD_BUILDS.values(), ids=BAD_BUILDS.keys())
+def test_bad_builds(build: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build(**arguments)
+
+
+# sizes
+
+
+def test_registry() -> None:
+    assert list(VARIANTS) == ["tiny", "vit_b", "vit_l", "vit_h"]
+    assert all(get_variant(name).name == name for name in VARIANTS)
+    assert get_variant(SMALL) is SMALL
+    published = {name: (v.embed_dim, v.depth, v.num_heads, v.global_blocks) for name, v in VARIANTS.items()}
+    assert published["vit_b"] == (768, 12, 12, (2, 5, 8, 11))
+    assert published["vit_l"] == (1024, 24, 16, (5, 11, 17, 23))
+    assert published["vit_h"] == (1280, 32, 16, (7, 15, 23, 31))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_define_the_network(name: str) -> None:
+    variant = VARIANTS[name]
+    with torch.device("meta"):
+        network = build_sam_adapter3d(name, 64)
+    encoder = network.image_encoder
+    assert len(encoder.blocks) == variant.depth
+    assert encoder.depth_embed.shape == (1, 16, variant.embed_dim)
+    assert encoder.pos_embed.shape == (1, variant.table_size, variant.table_size, variant.embed_dim)
+    for index, block in enumerate(encoder.blocks):
+        side = variant.table_size if index in variant.global_blocks else variant.sam_window
+        assert block.attn.rel_pos_h.shape == (2 * side - 1, variant.embed_dim // variant.num_heads)
+        assert block.shift == (index % 2 == 0)
+        assert block.window_size == variant.window_size
+    assert network.mask_decoder.classify.weight.shape == (2, variant.head_channels, 3, 3, 3)
+
+
+def test_builders_take_overrides() -> None:
+    network = build_sam_adapter3d(
+        replace(SMALL, head_channels=4),
+        16,
+        image_encoder={"window_size": 2},
+        prompt_head={"num_queries": 3},
+        mask_decoder={"correction": False},
+    )
+    assert network.image_encoder.blocks[0].window_size == 2
+    assert network.prompt_head.layers[0].global_query.shape == (1, 3, 16)
+    assert network.mask_decoder.correction is None
+    assert network.mask_decoder.fuse.weight.shape == (4, 17, 3, 3, 3)
+
+
+def test_parts_can_be_replaced() -> None:
+    """Any module with the same calls works in the place of a component."""
+    decoder = build_mask_decoder(SMALL)
+
+    class Doubled(nn.Module):
+        def forward(self, feature: Tensor, clicks: Tensor, labels: Tensor, crop_shape: tuple[int, ...]) -> Tensor:
+            return feature * (1 + clicks.shape[1])
+
+    network = SAMAdapter3D(build_image_encoder(SMALL, crop_size=CROP), Doubled(), decoder).eval()
+    features = network.encode(GOOD + 1)
+    wanted = decoder(features.context, 2 * features.levels[-1], CROP)
+    assert torch.equal(network(GOOD + 1, POINT), wanted)
+
+
+def test_position_tables_of_another_crop() -> None:
+    encoder = build_image_encoder(SMALL, crop_size=16)  # made for 4 x 4 x 4 tokens
+    nn.init.normal_(encoder.depth_embed)
+    own = encoder.positions((4, 4, 4))
+    pooled = F.avg_pool2d(encoder.pos_embed.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+    torch.testing.assert_close(own, encoder.depth_embed[:, :, None, None] + pooled[:, None])
+
+    other = encoder.positions((8, 2, 12))
+    assert other.shape == (1, 8, 2, 12, 16)
+    along = F.interpolate(encoder.depth_embed.transpose(1, 2), size=8, mode="linear").transpose(1, 2)
+    plane = F.interpolate(pooled.permute(0, 3, 1, 2), size=(2, 12), mode="bilinear").permute(0, 2, 3, 1)
+    torch.testing.assert_close(other, along[:, :, None, None] + plane[:, None])
+
+
+@pytest.mark.parametrize("crop", [(16, 16, 16), (32, 20, 24), (8, 4, 4), (64, 16, 8)])
+def test_other_crops_than_the_one_it_was_made_for(crop: tuple[int, int, int]) -> None:
+    network = build_sam_adapter3d(SMALL, CROP).eval()
+    with torch.no_grad():
+        logits = network(torch.randn(2, 1, *crop), torch.zeros(2, 1, 3))
+    assert logits.shape == (2, 2, *crop)
+    assert bool(logits.isfinite().all())
+
+
+def test_automatic_mode_enlarges_twice() -> None:
+    network = build_sam_adapter3d("tiny", 64, enlargement=2).eval()
+    assert network.voxels_per_token == 8
+    image = torch.randn(1, 1, 64, 64, 64)
+    with torch.no_grad():
+        features = network.encode(image)
+        assert features.levels[-1].shape[2:] == (8, 8, 8)
+        assert features.context.shape[2:] == (16, 16, 16)
+        logits = network.decode(features, image)
+    assert logits.shape == (1, 2, 64, 64, 64)
+    with pytest.raises(ValueError, match="multiple of 8 voxels"):
+        network(image[:, :, :60])
+
+
+def test_patch_embedding_starts_as_a_mean_along_depth() -> None:
+    """The new convolution along depth starts as an average, so a constant volume looks to SAM like its 2D image."""
+    embedding = PatchEmbedding3D(6)
+    tokens = embedding(torch.full((1, 1, 8, 8, 8), 0.7))
+    plane = embedding.plane(torch.full((1, 3, 16, 16), 0.7)).flatten()
+    torch.testing.assert_close(tokens, plane.expand_as(tokens))
+
+
+def test_state_dict_round_trip(corrected: SAMAdapter3D, image: Tensor) -> None:
+    other = build_sam_adapter3d(SMALL, CROP).eval()
+    other.load_state_dict(corrected.state_dict())
+    clicks, labels = CLICKS.repeat(3, 1, 1), LABELS.repeat(3, 1)
+    assert torch.equal(other(image, clicks, labels), corrected(image, clicks, labels))
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
+def test_bfloat16_autocast_works_throughout(corrected: SAMAdapter3D, image: Tensor, grad: bool) -> None:
+    clicks, labels, mask = CLICKS.repeat(3, 1, 1), LABELS.repeat(3, 1), torch.randn(3, 1, *CROP)
+    reference = corrected(image, clicks, labels, mask)
+    with torch.set_grad_enabled(grad), torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = corrected(image, clicks, labels, mask)
+    assert relative_error(logits.float(), reference) < 0.1
