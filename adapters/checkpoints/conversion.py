@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from adapters.checkpoints.files import Kind, check_output, kind_of, read_checkpoint
 from adapters.checkpoints.ours import load_adapter, load_model, save_model
-from adapters.checkpoints.published import load_published
+from adapters.checkpoints.published import network_of
 from adapters.checkpoints.sam import load_sam
 from adapters.networks import SAMAdapter3D
 from adapters.networks.identity import describe, identity
@@ -72,7 +72,7 @@ def convert(
     if kind == "ours":
         raise ValueError(f"{checkpoint} is a state dict of SAMAdapter3D already: there is nothing to convert.")
     if kind == "published":
-        network = load_published(read, window_size=window_size, prompt_heads=prompt_heads)
+        network = network_of(read, str(checkpoint), window_size=window_size, prompt_heads=prompt_heads)
     else:
         network = load_sam(checkpoint).network
     save_model(network, output, overwrite=overwrite)
@@ -122,7 +122,7 @@ def initialise(
             f"sam_checkpoint={str(sam_checkpoint)!r}: give one of them."
         )
     elif kind_of(checkpoint := read_checkpoint(pretrained), str(pretrained)) == "published":
-        load_published(checkpoint, network=network)
+        network_of(checkpoint, str(pretrained), network=network)
     else:
         load_model(pretrained, network)
     return network.train(training)

@@ -194,6 +194,18 @@ def load_published(
         checkpoint, source = path_or_dict, "the checkpoint"
     else:
         checkpoint, source = read_checkpoint(path_or_dict), str(path_or_dict)
+    return network_of(checkpoint, source, window_size=window_size, prompt_heads=prompt_heads, network=network)
+
+
+def network_of(
+    checkpoint: Any,
+    source: str,
+    *,
+    window_size: int = 8,
+    prompt_heads: int = 8,
+    network: SAMAdapter3D | None = None,
+) -> SAMAdapter3D:
+    """As `load_published`, of what was read from a file; ``source`` names it in messages."""
     if network is None:
         read = _read(checkpoint, source, window_size=window_size, prompt_heads=prompt_heads)
         network = read.build()
@@ -204,7 +216,11 @@ def load_published(
         sizes = here["sizes"]
         read = _read(checkpoint, source, window_size=sizes["window_size"], prompt_heads=sizes["prompt_heads"])
         with torch.device("meta"):
-            check_identity(identity(read.build()), here, source=source)
+            found = identity(read.build())
+        # what this library adds is not in the file, so its width is the network's own affair
+        added = {name: size for name, size in sizes.items() if name == "correction_channels"}
+        found["sizes"].pop("correction_channels")
+        check_identity({**found, "sizes": {**found["sizes"], **added}}, here, source=source)
     tensors = _convert(read, network, source)
     network.load_state_dict({**network.state_dict(), **tensors})
     logger.info("%s: published checkpoint of %s, crop %d", source, read.variant.name, read.crop_size)

@@ -91,7 +91,8 @@ def network_sizes(shape_of: ShapeOf, depth: int) -> dict[str, Any]:
     """Sizes of a whole network, as `encoder_sizes`.
 
     Returns:
-        The fields of `Variant`, without ``name``, ``window_size`` and ``prompt_heads``, on which no shape depends.
+        The fields of `Variant` that published checkpoints have too, without ``name``, and without ``window_size`` and
+        ``prompt_heads``, on which no shape depends.
 
     Raises:
         ValueError: if the shapes are those of no such network.
@@ -133,6 +134,8 @@ def identity(network: nn.Module) -> dict[str, Any]:
     sizes["global_blocks"] = list(sizes["global_blocks"])
     sizes["window_size"] = encoder.blocks[0].window_size
     sizes["prompt_heads"] = head.layers[0].self_attn.num_heads  # type: ignore[union-attr]
+    if decoder.correction is not None:
+        sizes["correction_channels"] = decoder.correction.stem.out_channels
     return {
         "format_version": FORMAT_VERSION,
         "variant": variant,
@@ -182,11 +185,15 @@ def check_identity(found: Mapping[str, Any], expected: Mapping[str, Any], *, sou
                 f"build the network with {setting}={there[setting]}."
             )
     if found["sizes"] != expected["sizes"]:
-        differing = sorted(k for k in expected["sizes"] if found["sizes"].get(k) != expected["sizes"][k])
+        differing = sorted({name for name, _ in _items(found["sizes"]) ^ _items(expected["sizes"])})
         raise ValueError(
             f"{source} holds weights of {describe(found)}, but the network is {describe(expected)}: they differ in "
             f"{', '.join(differing)}."
         )
+
+
+def _items(sizes: Mapping[str, Any]) -> set[tuple[str, str]]:
+    return {(name, str(size)) for name, size in sizes.items()}
 
 
 def stored_identity(state: Mapping[str, Tensor]) -> dict[str, Any] | None:

@@ -79,7 +79,7 @@ def test_variant_with_other_settings_is_rebuilt(tmp_path: Path) -> None:
             "tiny",
             crop_size=32,
             enlargement=2,
-            image_encoder={"window_size": 4},
+            image_encoder={"window_size": 2},
             prompt_head={"num_heads": 2, "num_queries": 5},
             mask_decoder={"correction": False},
         )
@@ -91,6 +91,14 @@ def test_variant_with_other_settings_is_rebuilt(tmp_path: Path) -> None:
     image, clicks = torch.randn(1, 1, 32, 32, 32), torch.tensor([[[3.0, 9.0, 20.0]]])
     with torch.no_grad():
         assert torch.equal(built(image, clicks), made.eval()(image, clicks))
+
+
+@pytest.mark.parametrize("decoder", [{}, {"correction_channels": 5}])
+def test_a_variant_is_rebuilt(tmp_path: Path, decoder: dict[str, Any]) -> None:
+    made = randomised(build_sam_adapter3d("tiny", crop_size=16, mask_decoder=decoder))
+    built = load_model(save_model(made, tmp_path / "model.pt"))
+    assert identity(built) == identity(made)
+    assert same(made.state_dict(), built.state_dict())
 
 
 def test_a_dictionary_built_anew_is_told_by_its_shapes(
@@ -122,7 +130,8 @@ OTHERS: dict[str, tuple[Callable[[], SAMAdapter3D], str]] = {
         lambda: small(prompt_head={"num_queries": 3}),
         r"global_query of .* \(1, 10, 16\): expected \(1, 3, 16",
     ),
-    "no correction": (lambda: small(mask_decoder={"correction": False}), "unexpected tensors mask_decoder.correction"),
+    "no correction": (lambda: small(mask_decoder={"correction": False}), "they differ in correction_channels"),
+    "correction": (lambda: small(mask_decoder={"correction_channels": 5}), "they differ in correction_channels"),
 }
 
 

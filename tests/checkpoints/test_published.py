@@ -85,6 +85,7 @@ def test_sizes_are_read_off_the_shapes(published: Checkpoint) -> None:
             "head_channels": 16,
             "window_size": 4,
             "prompt_heads": 4,
+            "correction_channels": Variant.correction_channels,
         },
         "crop_size": 32,
         "enlargement": 4,
@@ -214,6 +215,17 @@ def fitting(published: Checkpoint) -> SAMAdapter3D:
     return build_sam_adapter3d(Variant("small", **sizes), crop_size=32)
 
 
+@pytest.mark.parametrize("correction", [{"correction_channels": 3}, {"correction": False}])
+def test_what_we_add_is_the_networks_own_affair(published: Checkpoint, correction: dict[str, Any]) -> None:
+    sizes = identity(load_published(published, **SETTINGS))["sizes"]
+    network = build_sam_adapter3d(Variant("small", **sizes), crop_size=32, mask_decoder=correction)
+    before = snapshot(network)
+    load_published(published, network=network)
+    kept = [name for name in before if "correction" in name or "label_embed" in name]
+    assert all(torch.equal(before[name], network.state_dict()[name]) for name in kept)
+    assert len(kept) == (7 if "correction_channels" in correction else 1)
+
+
 def test_into_a_given_network(published: Checkpoint, fitting: SAMAdapter3D) -> None:
     assert load_published(published, network=fitting) is fitting
     expected = load_published(published, **SETTINGS)
@@ -241,4 +253,10 @@ def test_a_bad_tensor_leaves_the_given_network_alone(published: Checkpoint, fitt
 def test_another_crop_is_named(published: Checkpoint, fitting: SAMAdapter3D) -> None:
     published["encoder_dict"]["depth_embed"] = torch.zeros(1, 16, 48)
     with pytest.raises(ValueError, match="made with crop_size=64, but the network has crop_size=32"):
+        load_published(published, network=fitting)
+
+
+def test_components_of_the_users_own_are_refused(published: Checkpoint, fitting: SAMAdapter3D) -> None:
+    fitting.prompt_head = torch.nn.Identity()
+    with pytest.raises(ValueError, match="the network has components of its own"):
         load_published(published, network=fitting)

@@ -174,3 +174,9 @@ def test_vit_b(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("variant", "blocks"), [("vit_l", 24), ("vit_h", 32)])
 def test_larger_variants(tmp_path: Path, variant: str, blocks: int) -> None:
     _true_size(tmp_path, variant, blocks)
+
+
+def test_an_encoder_without_blocks_is_no_sam(tmp_path: Path) -> None:
+    torch.save({"image_encoder.pos_embed": torch.zeros(1, 8, 8, 32)}, tmp_path / "sam.pth")
+    with pytest.raises(ValueError, match=r"sam\.pth holds no image_encoder\.blocks\.\*: expected SAM's checkpoint"):
+        load_sam(tmp_path / "sam.pth")
