@@ -1,6 +1,7 @@
 """Networks: torch modules only, no files."""
 
 from adapters.networks.attention import WindowAttention3D
+from adapters.networks.baselines import ClickChannelNetwork
 from adapters.networks.image_encoder import ImageEncoder3D, SpatialAdapter, build_image_encoder
 from adapters.networks.mask_decoder import AggregationDecoder, CorrectionPrompt, build_mask_decoder
 from adapters.networks.prompt_head import PointSamplerHead, build_prompt_head
@@ -16,6 +17,7 @@ from adapters.networks.sam_adapter3d import (
 __all__ = [
     "VARIANTS",
     "AggregationDecoder",
+    "ClickChannelNetwork",
     "CorrectionPrompt",
     "ImageEncoder3D",
     "ImageFeatures",

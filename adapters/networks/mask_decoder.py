@@ -60,13 +60,13 @@ class CorrectionPrompt(nn.Module):
     """
 
     def __init__(
-        self, feature_channels: int, head_channels: int, *, channels: int = 8, sigmas: Sequence[float] = (2.0, 8.0)
+        self, feature_channels: int, head_channels: int, *, channels: int = 16, sigmas: Sequence[float] = (2.0, 8.0)
     ) -> None:
         super().__init__()
         self.sigmas = tuple(sigmas)
-        self.stem = nn.Conv3d(1 + 2 * len(self.sigmas), channels, 3, padding=1)
+        self.stem = nn.Conv3d(1 + 2 * len(self.sigmas), channels, 1)
         self.to_feature = nn.Conv3d(channels, feature_channels, 1)
-        self.to_head = nn.Conv3d(channels, head_channels, 3, padding=1)
+        self.to_head = nn.Conv3d(channels, head_channels, 1)
         for conv in (self.to_feature, self.to_head):
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
@@ -127,14 +127,24 @@ class AggregationDecoder(nn.Module):
         in_channels: channels of each feature level.
         channels: channels of the branches.
         correction: whether to have the `CorrectionPrompt`.
+        correction_channels: width of its convolution.
     """
 
-    def __init__(self, in_channels: int = 256, *, channels: int = 128, correction: bool = True) -> None:
+    def __init__(
+        self,
+        in_channels: int = 256,
+        *,
+        channels: int = 128,
+        correction: bool = True,
+        correction_channels: int = 16,
+    ) -> None:
         super().__init__()
         self.branches = nn.ModuleList(_Branch(in_channels, channels) for _ in range(4))
         self.fuse = nn.Conv3d(4 * channels + 1, channels, 3, padding=1, bias=False)
         self.classify = nn.Conv3d(channels, 2, 3, padding=1, bias=False)
-        self.correction = CorrectionPrompt(in_channels, channels) if correction else None
+        self.correction = (
+            CorrectionPrompt(in_channels, channels, channels=correction_channels) if correction else None
+        )
 
     @staticmethod
     def _grid(feature: Tensor) -> list[int]:
@@ -217,4 +227,9 @@ def build_mask_decoder(variant: str | Variant = "vit_b", **overrides: Any) -> Ag
         ValueError: if the variant is unknown.
     """
     v = get_variant(variant)
-    return AggregationDecoder(**{"in_channels": v.out_channels, "channels": v.head_channels, **overrides})
+    sizes: dict[str, Any] = {
+        "in_channels": v.out_channels,
+        "channels": v.head_channels,
+        "correction_channels": v.correction_channels,
+    }
+    return AggregationDecoder(**{**sizes, **overrides})

@@ -25,6 +25,7 @@ class Variant:
         prompt_heads: attention heads of the prompt head.
         prompt_mlp_dim: hidden width of the prompt head's MLP.
         head_channels: channels inside the mask decoder.
+        correction_channels: channels of the convolution that brings mask and click maps into the decoder.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Variant:
     prompt_heads: int = 8
     prompt_mlp_dim: int = 2048
     head_channels: int = 128
+    correction_channels: int = 16
 
 
 VARIANTS: dict[str, Variant] = {
@@ -46,12 +48,13 @@ VARIANTS: dict[str, Variant] = {
     for v in (
         Variant(
             "tiny",
-            embed_dim=128,
+            embed_dim=96,
             depth=8,
-            num_heads=4,
+            num_heads=3,
             global_blocks=(),
             table_size=32,
             sam_window=8,
+            window_size=4,
             out_channels=64,
             prompt_mlp_dim=256,
             head_channels=32,

@@ -1,0 +1,83 @@
+"""How long a run lasts and how its learning rate falls."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import torch
+from ignite.engine import Engine, Events
+
+__all__ = ["LinearDecay"]
+
+logger = logging.getLogger(__name__)
+
+
+class LinearDecay:
+    """Linear decay of the learning rate over a run, which ends after its epochs or after its minutes.
+
+    The published training decays linearly to 1 % over 500 epochs. Where networks of different speed are compared
+    at equal training time, the run ends after a number of minutes, and the decay follows the clock. Time spent
+    in validation counts.
+
+    Args:
+        optimizer: all of its parameter groups are scaled alike.
+        final: factor on the learning rate at the end.
+        warmup: share of the run over which the rate first rises linearly from zero.
+        minutes: wall-clock length of the run; None for its epochs alone.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        *,
+        final: float = 0.01,
+        warmup: float = 0.0,
+        minutes: float | None = None,
+    ) -> None:
+        if not 0 <= final <= 1 or not 0 <= warmup < 1:
+            raise ValueError(f"final={final}, warmup={warmup}: expected factors between 0 and 1 (warmup below 1).")
+        if minutes is not None and minutes <= 0:
+            raise ValueError(f"minutes={minutes}: expected a positive number, or null for no limit.")
+        self.optimizer = optimizer
+        self.final = final
+        self.warmup = warmup
+        self.minutes = minutes
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.started = time.monotonic()
+
+    def factor(self, progress: float) -> float:
+        """Factor on the learning rate when this share of the run (0 to 1) is over."""
+        progress = min(max(progress, 0.0), 1.0)
+        rising = min(1.0, progress / self.warmup) if self.warmup else 1.0
+        return rising * (1.0 - (1.0 - self.final) * progress)
+
+    def progress(self, engine: Engine) -> float:
+        """Share of the run that is over: the larger of the share of its iterations and of its minutes."""
+        done = engine.state.iteration - 1
+        share = done / max(1, (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1))
+        if self.minutes is not None:
+            share = max(share, (time.monotonic() - self.started) / (60.0 * self.minutes))
+        return share
+
+    def attach(self, engine: Engine) -> None:
+        """Listen to a trainer."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._set)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop)
+
+    def _start(self, _: Engine) -> None:
+        self.started = time.monotonic()
+
+    def _set(self, engine: Engine) -> None:
+        factor = self.factor(self.progress(engine))
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = factor * rate
+
+    def _stop(self, engine: Engine) -> None:
+        if self.minutes is not None and time.monotonic() - self.started >= 60.0 * self.minutes:
+            logger.info("the run ends after %.1f minutes, at iteration %d", self.minutes, engine.state.iteration)
+            engine.terminate()

@@ -1,0 +1,214 @@
+"""One training step with simulated clicks, for MONAI's `SupervisedTrainer`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine
+from monai.utils.enums import CommonKeys
+from torch import Tensor
+
+from adapters.clicks import click_policy, pad_clicks
+from adapters.clicks.users import next_click, random_clicks, stray_clicks
+
+__all__ = ["ClipGradientsByPart", "InteractiveUpdate", "PublishedClicks"]
+
+
+class PublishedClicks:
+    """`prepare_batch` with the clicks of the published training and validation.
+
+    Draws ``lesion`` clicks from the lesion (with replacement; none if the crop has no lesion) and ``stray`` clicks
+    from anywhere in the crop, all of them given as on the lesion, as the published network knows no labels
+    (3DSAM-adapter, section 4.1: 10 and 20 in training, 10 and 0 in validation).
+
+    Args:
+        lesion: clicks on the lesion.
+        stray: clicks anywhere.
+        policy: simulated user for the clicks on the lesion: ``random``, ``centre``, ``surrounding`` or ``margin``.
+        seed: where chance starts from.
+    """
+
+    def __init__(self, lesion: int = 10, stray: int = 20, *, policy: str = "random", seed: int = 0) -> None:
+        self.lesion = lesion
+        self.stray = stray
+        self.policy = click_policy(policy)
+        self.rng = np.random.default_rng(seed)
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], dict[str, Any]]:
+        """(image, label, (clicks, labels), {}) of a batch with ``image`` and ``label``, (B, 1, D, H, W) each."""
+        image = batchdata[CommonKeys.IMAGE].to(device, non_blocking=non_blocking, **kwargs)
+        label = batchdata[CommonKeys.LABEL].to(device, non_blocking=non_blocking, **kwargs)
+        placed = []
+        for item in _numpy(label):
+            points, labels = self.policy(item, self.rng, self.lesion)
+            strays, stray_labels = stray_clicks(item, self.rng, self.stray)
+            placed.append((np.concatenate([points, strays]), np.concatenate([labels, stray_labels])))
+        clicks, click_labels = pad_clicks(placed)
+        return image, label, (clicks.to(image.device), click_labels.to(image.device)), {}
+
+
+class InteractiveUpdate:
+    """`iteration_update` that trains one network for automatic mode, the first click and corrections.
+
+    The image is encoded once; then several rounds are decoded, each with more clicks than the one before and with
+    its logits, as a user does it, and the loss is the mean over the rounds. The first round has no clicks, one, or
+    several random ones on the lesion; each later one adds clicks where the last prediction was wrong, on or off
+    the lesion (iterative clicks as in Medical SAM Adapter, arXiv 2304.12620).
+
+    Args:
+        rounds: rounds of a step.
+        automatic: share of the steps whose first round has no clicks.
+        single: share of the steps whose first round has one click; the rest has 2 to ``max_first``.
+        max_first: most clicks of the first round.
+        max_added: most clicks that one later round adds.
+        jitter: how far from the deepest voxel of an error its click may fall, see `adapters.clicks.users.next_click`.
+        keep_mask: share of the later rounds that see the logits of the round before.
+        seed: where chance starts from.
+
+    Raises:
+        ValueError: if a number or a share is out of range.
+    """
+
+    def __init__(
+        self,
+        rounds: int = 3,
+        *,
+        automatic: float = 0.4,
+        single: float = 0.3,
+        max_first: int = 10,
+        max_added: int = 3,
+        jitter: float = 0.5,
+        keep_mask: float = 0.9,
+        seed: int = 0,
+    ) -> None:
+        if rounds < 1 or max_first < 2 or max_added < 1:
+            raise ValueError(
+                f"rounds={rounds}, max_first={max_first}, max_added={max_added}: expected at least 1, 2 and 1."
+            )
+        if not (0 <= automatic <= 1 and 0 <= single <= 1 - automatic and 0 <= keep_mask <= 1):
+            raise ValueError(
+                f"automatic={automatic}, single={single}, keep_mask={keep_mask}: expected shares between 0 and 1, the "
+                "first two adding up to at most 1."
+            )
+        self.rounds = rounds
+        self.automatic = automatic
+        self.single = single
+        self.max_first = max_first
+        self.max_added = max_added
+        self.jitter = jitter
+        self.keep_mask = keep_mask
+        self.rng = np.random.default_rng(seed)
+
+    def _first(self, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        draw = self.rng.random()
+        if draw < self.automatic:
+            n = 0
+        elif draw < self.automatic + self.single:
+            n = 1
+        else:
+            n = int(self.rng.integers(2, self.max_first + 1))
+        return random_clicks(label, self.rng, n)
+
+    def _added(self, label: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Up to ``max_added`` clicks, each after the region that the one before it hit counts as corrected."""
+        points, labels = [np.zeros((0, 3))], [np.zeros(0, dtype=np.int64)]
+        prediction = prediction.copy()
+        for _ in range(int(self.rng.integers(1, self.max_added + 1))):
+            point, value = next_click(label, prediction, self.rng, jitter=self.jitter)
+            points.append(point)
+            labels.append(value)
+            for p, v in zip(np.rint(point).astype(int), value, strict=True):
+                box = tuple(slice(max(0, i - 6), i + 7) for i in p)
+                prediction[box] = np.where(v == 1, prediction[box] | (label[box] > 0), prediction[box] & (label[box] > 0))
+        return np.concatenate(points), np.concatenate(labels)
+
+    def __call__(self, engine: Engine, batchdata: Mapping[str, Any]) -> dict[str, Any]:
+        """Run one step.
+
+        Args:
+            engine: a MONAI `SupervisedTrainer`.
+            batchdata: ``image`` and ``label``, (B, 1, D, H, W) each, on one grid.
+
+        Returns:
+            ``image``, ``label``, ``pred`` (logits of the last round) and ``loss``, a number.
+        """
+        image, label = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)[:2]  # type: ignore[attr-defined]
+        network = engine.network  # type: ignore[attr-defined]
+        network.train()
+        engine.optimizer.zero_grad()  # type: ignore[attr-defined]
+        truth = _numpy(label)
+        placed = [self._first(item) for item in truth]
+        losses: list[Tensor] = []
+        logits: Tensor | None = None
+        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=engine.amp):  # type: ignore[attr-defined]
+            features = network.encode(image)
+            for _ in range(self.rounds):
+                mask = None
+                if logits is not None:
+                    wrong = _numpy(logits.detach().argmax(dim=1, keepdim=True))
+                    added = [self._added(t, w > 0) for t, w in zip(truth, wrong, strict=True)]
+                    placed = [
+                        (np.concatenate([p, q]), np.concatenate([a, b]))
+                        for (p, a), (q, b) in zip(placed, added, strict=True)
+                    ]
+                    if self.rng.random() < self.keep_mask:
+                        mask = (logits[:, 1:] - logits[:, :1]).detach().float()
+                clicks, labels = pad_clicks(placed)
+                logits = network.decode(features, image, clicks.to(image.device), labels.to(image.device), mask)
+                losses.append(engine.loss_function(logits.float(), label))  # type: ignore[attr-defined]
+            loss = torch.stack(losses).mean()
+        loss.backward()
+        engine.optimizer.step()  # type: ignore[attr-defined]
+        return {
+            CommonKeys.IMAGE: image,
+            CommonKeys.LABEL: label,
+            CommonKeys.PRED: logits.detach() if logits is not None else None,
+            CommonKeys.LOSS: loss.item(),
+        }
+
+
+class ClipGradientsByPart:
+    """Optimiser step hook that clips the gradients of each part of a network by itself.
+
+    The published training clips encoder, prompt head and decoder separately to norm 1.0.
+
+    Args:
+        network: its direct children are the parts.
+        max_norm: largest norm of each part's gradient.
+    """
+
+    def __init__(self, network: torch.nn.Module, max_norm: float = 1.0) -> None:
+        if max_norm <= 0:
+            raise ValueError(f"max_norm={max_norm}: expected a positive number.")
+        self.parts: Sequence[torch.nn.Module] = list(network.children())
+        self.max_norm = max_norm
+
+    def __call__(self, *_: Any) -> None:
+        """Clip in place; the arguments of `torch.optim.Optimizer.register_step_pre_hook` are not used."""
+        for part in self.parts:
+            parameters = [p for p in part.parameters() if p.grad is not None]
+            if parameters:
+                torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
+
+    @classmethod
+    def on(
+        cls, optimizer: torch.optim.Optimizer, network: torch.nn.Module, max_norm: float = 1.0
+    ) -> torch.optim.Optimizer:
+        """Attach to an optimiser and hand it back, for configs."""
+        optimizer.register_step_pre_hook(cls(network, max_norm))
+        return optimizer
+
+
+def _numpy(volume: Tensor) -> list[np.ndarray]:
+    """(B, 1, D, H, W) to a list of (D, H, W) arrays."""
+    array: Callable[[Tensor], np.ndarray] = lambda t: np.asarray(t.detach().cpu())  # noqa: E731
+    return [array(item[0]) for item in volume.as_subclass(torch.Tensor)]
