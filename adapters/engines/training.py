@@ -41,7 +41,7 @@ class PublishedClicks:
         self,
         batchdata: Mapping[str, Any],
         device: str | torch.device | None = None,
-        non_blocking: bool = False,
+        non_blocking: bool = False,  # noqa: FBT001, FBT002  (MONAI calls it by position)
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], dict[str, Any]]:
         """(image, label, (clicks, labels), {}) of a batch with ``image`` and ``label``, (B, 1, D, H, W) each."""
@@ -128,7 +128,8 @@ class InteractiveUpdate:
             labels.append(value)
             for p, v in zip(np.rint(point).astype(int), value, strict=True):
                 box = tuple(slice(max(0, i - 6), i + 7) for i in p)
-                prediction[box] = np.where(v == 1, prediction[box] | (label[box] > 0), prediction[box] & (label[box] > 0))
+                truth = label[box] > 0
+                prediction[box] = prediction[box] | truth if v == 1 else prediction[box] & truth
         return np.concatenate(points), np.concatenate(labels)
 
     def __call__(self, engine: Engine, batchdata: Mapping[str, Any]) -> dict[str, Any]:

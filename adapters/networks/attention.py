@@ -93,7 +93,7 @@ class WindowAttention3D(nn.Module):
         # one gain on the relative positions, published as a frozen 1.0
         self.rel_pos_gain = nn.Parameter(torch.ones(()))
 
-    def forward(self, x: Tensor, window_size: int, shift: bool) -> Tensor:
+    def forward(self, x: Tensor, window_size: int, *, shift: bool) -> Tensor:
         """Attend inside the windows.
 
         Args:
@@ -114,7 +114,8 @@ class WindowAttention3D(nn.Module):
         if any(shifts):
             x = torch.roll(x, [-s for s in shifts], dims=(1, 2, 3))
         (gd, gh, gw), (wd, wh, ww) = grid, window
-        windows = x.view(batch, gd, wd, gh, wh, gw, ww, dim).permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, wd, wh, ww, dim)
+        windows = x.view(batch, gd, wd, gh, wh, gw, ww, dim).permute(0, 1, 3, 5, 2, 4, 6, 7)
+        windows = windows.reshape(-1, wd, wh, ww, dim)
 
         tables = [
             self.rel_pos_gain * relative_positions(table, w)

@@ -73,8 +73,8 @@ class PatchEmbedding3D(nn.Module):
         plane = self.interpolation.t() @ self.plane.weight.sum(1) @ self.interpolation
         depth = self.depth_weight @ self.interpolation
         kernel = depth[:, :, None, None] * plane[:, None]
-        assert self.plane.bias is not None  # made with one above
-        bias = self.plane.bias * self.depth_weight.sum(1) + self.depth_bias
+        plane_bias: Tensor = self.plane.bias  # type: ignore[assignment]  # made with one above
+        bias = plane_bias * self.depth_weight.sum(1) + self.depth_bias
         return kernel[:, None], bias
 
     def forward(self, image: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class Block3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, H, W, C) to the same shape."""
         x = self.adapter(x)
-        attended = self.attn(self.norm1(x), self.window_size, self.shift)
+        attended = self.attn(self.norm1(x), self.window_size, shift=self.shift)
         if torch.is_grad_enabled():
             x = x + attended
             return x + self.mlp(self.norm2(x))

@@ -88,14 +88,15 @@ class CorrectionPrompt(nn.Module):
             inputs = [like.new_zeros(batch, 1, *grid)]
         else:
             # from -1 (background) over 0 (unknown, or no mask) to 1 (lesion)
-            inputs = [F.adaptive_avg_pool3d(torch.tanh(0.5 * mask.to(like.dtype)), tuple(grid))]
+            inputs = [F.adaptive_avg_pool3d(torch.tanh(0.5 * mask.to(like.dtype)), (grid[0], grid[1], grid[2]))]
         for sigma in self.sigmas:
             if clicks is None or labels is None:
                 inputs.append(like.new_zeros(batch, 2, *grid))
             else:
                 inputs.append(click_maps(clicks.to(like.dtype), labels, shape, grid, sigma))
         hidden = F.gelu(self.stem(torch.cat(inputs, dim=1)))
-        in_feature, in_head = self.to_feature(F.adaptive_avg_pool3d(hidden, tuple(token_grid))), self.to_head(hidden)
+        pooled = F.adaptive_avg_pool3d(hidden, (token_grid[0], token_grid[1], token_grid[2]))
+        in_feature, in_head = self.to_feature(pooled), self.to_head(hidden)
         if mask is None and labels is not None:
             # an item without a click is in automatic mode, whatever the others of its batch are in
             active = (labels >= 0).any(dim=1).to(like.dtype)[:, None, None, None, None]
@@ -142,9 +143,7 @@ class AggregationDecoder(nn.Module):
         self.branches = nn.ModuleList(_Branch(in_channels, channels) for _ in range(4))
         self.fuse = nn.Conv3d(4 * channels + 1, channels, 3, padding=1, bias=False)
         self.classify = nn.Conv3d(channels, 2, 3, padding=1, bias=False)
-        self.correction = (
-            CorrectionPrompt(in_channels, channels, channels=correction_channels) if correction else None
-        )
+        self.correction = CorrectionPrompt(in_channels, channels, channels=correction_channels) if correction else None
 
     @staticmethod
     def _grid(feature: Tensor) -> list[int]:
