@@ -1,6 +1,6 @@
 """Ignite pieces: training steps and scoring with simulated clicks."""
 
-from adapters.engines.schedule import LinearDecay
+from adapters.engines.schedule import LinearDecay, ValidationWithEnd
 from adapters.engines.scoring import ScoreWriter, ScoringIteration
 from adapters.engines.training import ClipGradientsByPart, InteractiveUpdate, PublishedClicks
 
@@ -11,4 +11,5 @@ __all__ = [
     "PublishedClicks",
     "ScoreWriter",
     "ScoringIteration",
+    "ValidationWithEnd",
 ]

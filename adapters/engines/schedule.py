@@ -7,8 +7,10 @@ import time
 
 import torch
 from ignite.engine import Engine, Events
+from monai.engines import Evaluator
+from monai.handlers import ValidationHandler
 
-__all__ = ["LinearDecay"]
+__all__ = ["LinearDecay", "ValidationWithEnd"]
 
 logger = logging.getLogger(__name__)
 
@@ -81,3 +83,27 @@ class LinearDecay:
         if self.minutes is not None and time.monotonic() - self.started >= 60.0 * self.minutes:
             logger.info("the run ends after %.1f minutes, at iteration %d", self.minutes, engine.state.iteration)
             engine.terminate()
+
+
+class ValidationWithEnd(ValidationHandler):
+    """MONAI's `ValidationHandler`, and one more validation when the run ends between two of them.
+
+    A run that ends after its minutes ends at any epoch; its last weights are validated too, so that they can become
+    the best ones.
+
+    Args:
+        interval: epochs between two validations.
+        validator: the evaluator.
+    """
+
+    def __init__(self, interval: int, validator: Evaluator) -> None:
+        super().__init__(interval=interval, validator=validator, epoch_level=True)
+
+    def attach(self, engine: Engine) -> None:
+        """Listen to a trainer."""
+        super().attach(engine)
+        engine.add_event_handler(Events.COMPLETED, self._validate_end)
+
+    def _validate_end(self, engine: Engine) -> None:
+        if engine.state.epoch % self.interval or self.validator is None or not self.validator.state.iteration:
+            self(engine)
