@@ -105,5 +105,6 @@ class ValidationWithEnd(ValidationHandler):
         engine.add_event_handler(Events.COMPLETED, self._validate_end)
 
     def _validate_end(self, engine: Engine) -> None:
-        if engine.state.epoch % self.interval or self.validator is None or not self.validator.state.iteration:
+        # a run that is ended inside an epoch does not complete it, so its number alone does not tell
+        if self.validator is None or self.validator.state.epoch != engine.state.epoch:
             self(engine)
