@@ -120,9 +120,9 @@ def test_attention_of_any_head_width_equals_literal(dim: int, heads: int, window
     x = torch.randn(2, 5, 8, 9, dim)
     for shift in (False, True):
         reference = literal.literal_attention(attention, x, window, shift)
-        assert relative_error(attention(x, window, shift), reference) <= 1e-5
+        assert relative_error(attention(x, window, shift=shift), reference) <= 1e-5
         with torch.no_grad():
-            assert relative_error(attention(x, window, shift), reference) <= 1e-5
+            assert relative_error(attention(x, window, shift=shift), reference) <= 1e-5
 
 
 def test_gradients_equal_literal() -> None:
