@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 import adapters
-from adapters.networks import SAMAdapter3D, build_sam_adapter3d
+from adapters.networks import ImageFeatures, SAMAdapter3D, build_sam_adapter3d
 
 __all__ = ["benchmark", "main", "measure"]
 
@@ -86,7 +86,6 @@ def measure(form: Form, variant: str, crop_size: int) -> dict[str, Any]:
     network = _network(variant, crop_size)
     image = torch.randn(1, 1, crop_size, crop_size, crop_size)
     clicks, labels = torch.full((1, 1, 3), crop_size / 2), torch.ones(1, 1, dtype=torch.long)
-    shape = tuple(image.shape[2:])
     with torch.inference_mode():
         baseline, _ = _resident()
         start = time.perf_counter()
@@ -95,14 +94,14 @@ def measure(form: Form, variant: str, crop_size: int) -> dict[str, Any]:
         _, peak = _resident()
 
         start = time.perf_counter()
-        context = None if literal else network.mask_decoder.context(levels, image)  # type: ignore[operator]
+        context = torch.empty(0) if literal else network.mask_decoder.context(levels, image)  # type: ignore[operator]
         context_s = time.perf_counter() - start
         start = time.perf_counter()
-        deepest = network.prompt_head(levels[-1], clicks, labels, shape)
         if literal:
+            deepest = network.prompt_head(levels[-1], clicks, labels, tuple(image.shape[2:]))
             literal.literal_decode(network.mask_decoder, [*levels[:-1], deepest], image)
         else:
-            network.mask_decoder(context, deepest, shape, clicks, labels)
+            network.decode(ImageFeatures(levels, context), image, clicks, labels)
         decode_s = time.perf_counter() - start
     return {
         "form": form,

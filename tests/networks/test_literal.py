@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adapters.networks import SAMAdapter3D, Variant, WindowAttention3D, build_sam_adapter3d
+from adapters.networks import ImageFeatures, SAMAdapter3D, Variant, WindowAttention3D, build_sam_adapter3d
 from adapters.networks.attention import relative_positions, seam_masks
 from adapters.networks.image_encoder import PatchEmbedding3D, enlargement_matrix
 
@@ -238,7 +238,7 @@ def test_decoder_context_split_equals_concatenation(crop: tuple[int, int, int]) 
     image = torch.randn(2, 1, *crop)
     levels = [torch.randn(2, 16, *(n // 4 for n in crop)) for _ in range(4)]
     decoder = network.mask_decoder
-    logits = decoder(decoder.context(levels, image), levels[3], crop)
+    logits = network.decode(ImageFeatures(tuple(levels), decoder.context(levels, image)), image)
     assert relative_error(logits, literal.literal_decode(decoder, levels, image)) <= 1e-5
 
 

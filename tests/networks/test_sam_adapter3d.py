@@ -42,7 +42,7 @@ SMALL = Variant(
     head_channels=8,
 )
 CROP = (16, 24, 20)
-ZERO_AT_START = ("correction.to_feature", "correction.to_head", "label_embed")
+ZERO_AT_START = ("correction.to_", "label_embed")
 
 
 @pytest.fixture
@@ -73,6 +73,13 @@ def image() -> Tensor:
 
 def relative_error(ours: Tensor, reference: Tensor) -> float:
     return float((ours - reference).detach().norm() / reference.detach().norm())
+
+
+def outlets(network: SAMAdapter3D) -> list[nn.Module]:
+    """The convolutions that start at zero, through which the correction reaches the decoder."""
+    found = [module for name, module in network.mask_decoder.correction.named_children() if name.startswith("to_")]
+    assert len(found) >= 2
+    return found
 
 
 def without_our_parts(network: SAMAdapter3D) -> SAMAdapter3D:
@@ -228,10 +235,8 @@ def test_mask_matters_only_once_learnt(network: SAMAdapter3D, image: Tensor, wit
     at_start = network(image, clicks)
     assert torch.equal(network(image, clicks, mask=mask), at_start)
 
-    correction = network.mask_decoder.correction
-    for conv in (correction.to_feature, correction.to_head):
-        with torch.no_grad():
-            nn.init.normal_(conv.weight, std=0.3)
+    for conv in outlets(network):
+        nn.init.normal_(conv.weight, std=0.3)
         changed = network(image, clicks, mask=mask)
         assert relative_error(changed, at_start) > 1e-3
         assert relative_error(network(image, clicks, mask=-mask), changed) > 1e-3
@@ -275,9 +280,8 @@ def test_click_maps_peak_at_the_click() -> None:
 @pytest.mark.parametrize("trainable", ["published", "all", "decoder"])
 def test_gradient_reaches_exactly_what_trains(network: SAMAdapter3D, image: Tensor, trainable: Any) -> None:
     set_trainable(network, trainable)
-    with torch.no_grad():  # zero weights pass no gradient on
-        for conv in (network.mask_decoder.correction.to_feature, network.mask_decoder.correction.to_head):
-            nn.init.normal_(conv.weight, std=0.1)
+    for conv in outlets(network):
+        nn.init.normal_(conv.weight, std=0.1)  # zero weights pass no gradient on
     logits = network(image, CLICKS.repeat(3, 1, 1), LABELS.repeat(3, 1), torch.randn(3, 1, *CROP))
     (logits * torch.randn_like(logits)).sum().backward()
     for name, parameter in network.named_parameters():
@@ -468,16 +472,17 @@ def test_builders_take_overrides() -> None:
 
 def test_parts_can_be_replaced() -> None:
     """Any module with the same calls works in the place of a component."""
-    decoder = build_mask_decoder(SMALL)
 
     class Doubled(nn.Module):
         def forward(self, feature: Tensor, clicks: Tensor, labels: Tensor, crop_shape: tuple[int, ...]) -> Tensor:
             return feature * (1 + clicks.shape[1])
 
+    decoder = build_mask_decoder(SMALL, correction=False)
     network = SAMAdapter3D(build_image_encoder(SMALL, crop_size=CROP), Doubled(), decoder).eval()
     features = network.encode(GOOD + 1)
-    wanted = decoder(features.context, 2 * features.levels[-1], CROP)
-    assert torch.equal(network(GOOD + 1, POINT), wanted)
+    doubled = features._replace(levels=(*features.levels[:3], 2 * features.levels[3]))
+    assert torch.equal(network(GOOD + 1, POINT), network.decode(doubled, GOOD + 1))
+    assert not torch.equal(network(GOOD + 1, POINT), network(GOOD + 1))
 
 
 def test_position_tables_of_another_crop() -> None:
