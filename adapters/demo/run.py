@@ -25,7 +25,7 @@ from adapters.demo.samples import Case, samples
 from adapters.transforms import LoadScand
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "soft_tissue_sarcoma_ct_samadapter_deepgrow"
-NUM_CLICKS, CLICK_ROUNDS, SEEDS = (0, 1, 3), 3, 3
+NUM_CLICKS, CLICK_ROUNDS, SEEDS = "[0,1,3]", 3, 2
 _LOSS = re.compile(r"Epoch: (\d+)/\d+, Iter: (\d+)/(\d+) -- train_loss: (\S+)")
 
 
@@ -46,10 +46,11 @@ class Command:
     @property
     def typed(self) -> str:
         """As a user types it."""
-        return shlex.join(["python", *self.words[1:]])
+        # a list of files has single quotes inside, which read better in double ones
+        return " ".join(["python", *(f'"{word}"' if "'" in word else shlex.quote(word) for word in self.words[1:])])
 
 
-def main(output: str | os.PathLike[str] = "demo", *, epochs: int = 30, bundle: str | os.PathLike[str] = BUNDLE) -> Path:
+def main(output: str | os.PathLike[str] = "demo", *, epochs: int = 20, bundle: str | os.PathLike[str] = BUNDLE) -> Path:
     """Runs the whole demo.
 
     Args:
@@ -67,7 +68,7 @@ def main(output: str | os.PathLike[str] = "demo", *, epochs: int = 30, bundle: s
     """
     if epochs < 1:
         raise ValueError(f"epochs is {epochs}, expected a positive number")
-    bundle, folder = Path(bundle), Path(output)
+    bundle, folder = _short(Path(bundle)), _short(Path(output))
     weights = bundle / "models" / "model.pt"
     if not weights.is_file():
         raise FileNotFoundError(
@@ -126,6 +127,12 @@ def _monai_bundle(run_id: str, bundle: Path, config: str, log: Path, **overrides
         end = "\n".join(done.stdout.splitlines()[-15:])
         raise RuntimeError(f"`{command.typed}` failed with exit code {done.returncode}; {log} has it all:\n{end}")
     return command
+
+
+def _short(path: Path) -> Path:
+    """Relative where it lies under the current folder, so that the commands in the report are easy to read."""
+    path = path.resolve()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _load(path: Path) -> MetaTensor:
@@ -248,7 +255,7 @@ def _losses(printed: str) -> tuple[list[float], list[float]]:
 
 def _evaluate(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
     """The case that was not trained on, with the shipped weights and with the trained ones."""
-    configs = [str(bundle / "configs" / name) for name in ("train.json", "evaluate.json")]
+    configs = ",".join(f"'{bundle / 'configs' / name}.json'" for name in ("train", "evaluate"))
     rows: dict[tuple[str, int], list[str]] = {}
     runs = {"shipped": bundle / "models", "trained": folder / "training" / "models"}
     for name, models in runs.items():
@@ -256,13 +263,13 @@ def _evaluate(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
         command = _monai_bundle(
             "evaluating",
             bundle,
-            str(configs),
+            f"[{configs}]",
             folder / f"evaluation_{name}.log",
             dataset_dir=folder / "data",
             datalist=folder / "datalist.json",
             output_dir=scores,
             ckpt_dir=models,
-            num_clicks=list(NUM_CLICKS),
+            num_clicks=NUM_CLICKS,
             click_rounds=CLICK_ROUNDS,
             seeds=SEEDS,
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import shlex
 
 import numpy as np
 import pytest
 
 from adapters.demo.report import Section, Shown, Table, curve, dice, page, slices
-from adapters.demo.run import _losses
+from adapters.demo.run import Command, _losses
 
 
 def box(*slices_: slice) -> np.ndarray:
@@ -63,3 +64,10 @@ def test_losses_are_read_from_what_a_run_prints() -> None:
         "Epoch: 1/2, Iter: 2/2 -- train_loss: 0.8000 \nEpoch[1] Complete.\nEpoch: 2/2, Iter: 1/2 -- train_loss: 0.7000 "
     )
     assert _losses(printed) == ([1, 2, 3], [0.9, 0.8, 0.7])
+
+
+def test_a_command_is_shown_as_a_shell_takes_it() -> None:
+    words = ["/usr/bin/python3", "-m", "monai.bundle", "run", "--config_file", "['a.json','b.json']", "--x", "a b"]
+    typed = Command(words, "", 0.0).typed
+    assert typed == "python -m monai.bundle run --config_file \"['a.json','b.json']\" --x 'a b'"
+    assert shlex.split(typed)[1:] == words[1:]
