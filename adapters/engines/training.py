@@ -67,7 +67,8 @@ class InteractiveUpdate:
     Args:
         rounds: rounds of a step.
         automatic: share of the steps whose first round has no clicks.
-        single: share of the steps whose first round has one click; the rest has 2 to ``max_first``.
+        single: share of the steps whose first round has one click, as far as ``automatic`` leaves room; the rest has
+            2 to ``max_first``.
         max_first: most clicks of the first round.
         max_added: most clicks that one later round adds.
         jitter: how far from the deepest voxel of an error its click may fall, see `adapters.clicks.users.next_click`.
@@ -94,10 +95,9 @@ class InteractiveUpdate:
             raise ValueError(
                 f"rounds={rounds}, max_first={max_first}, max_added={max_added}: expected at least 1, 2 and 1."
             )
-        if not (0 <= automatic <= 1 and 0 <= single <= 1 - automatic and 0 <= keep_mask <= 1):
+        if not all(0 <= share <= 1 for share in (automatic, single, keep_mask)):
             raise ValueError(
-                f"automatic={automatic}, single={single}, keep_mask={keep_mask}: expected shares between 0 and 1, the "
-                "first two adding up to at most 1."
+                f"automatic={automatic}, single={single}, keep_mask={keep_mask}: expected shares between 0 and 1."
             )
         self.rounds = rounds
         self.automatic = automatic

@@ -47,61 +47,84 @@ def click_maps(clicks: Tensor, labels: Tensor, shape: Sequence[int], grid: Seque
 class CorrectionPrompt(nn.Module):
     """Lets the decoder see what stands and where the clicks are.
 
-    The mask of the round before and bumps round the clicks pass a small convolution. Its result is added once to
-    the deepest feature, at token resolution, and once inside the decoder, at the branches' resolution. Both
-    additions start at zero, so published weights are untouched, and both come after the encoder, so a kept
-    embedding stays valid.
+    The image, the mask of the round before and bumps round the clicks pass a small residual network of dilated
+    convolutions, which can carry a correction along the structures of the image. Its result is added to the deepest
+    feature, inside the decoder and to its logits. All three additions start at zero, so published weights are
+    untouched, and come after the encoder, so a kept embedding stays valid.
 
     Args:
         feature_channels: channels of the deepest feature.
         head_channels: channels inside the decoder.
-        channels: width of the convolution.
+        channels: width of the residual network.
+        dilations: dilation of each of its 3x3x3 convolutions.
         sigmas: standard deviations of the bumps, in crop voxels.
     """
 
     def __init__(
-        self, feature_channels: int, head_channels: int, *, channels: int = 16, sigmas: Sequence[float] = (2.0, 8.0)
+        self,
+        feature_channels: int,
+        head_channels: int,
+        *,
+        channels: int = 16,
+        dilations: Sequence[int] = (1, 2, 4),
+        sigmas: Sequence[float] = (1.5, 6.0),
     ) -> None:
         super().__init__()
         self.sigmas = tuple(sigmas)
-        self.stem = nn.Conv3d(1 + 2 * len(self.sigmas), channels, 1)
+        self.stem = nn.Conv3d(2 + 2 * len(self.sigmas), channels, 1)
+        self.body = nn.ModuleList(nn.Conv3d(channels, channels, 3, padding=d, dilation=d) for d in dilations)
         self.to_feature = nn.Conv3d(channels, feature_channels, 1)
         self.to_head = nn.Conv3d(channels, head_channels, 1)
-        for conv in (self.to_feature, self.to_head):
+        self.to_logits = nn.Conv3d(channels, 2, 1)
+        for conv in (self.to_feature, self.to_head, self.to_logits):
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(
         self,
+        image: Tensor,
         clicks: Tensor | None,
         labels: Tensor | None,
         mask: Tensor | None,
         *,
-        like: Tensor,
-        shape: Sequence[int],
         grid: Sequence[int],
         token_grid: Sequence[int],
-    ) -> tuple[Tensor, Tensor]:
-        """What to add to the deepest feature (B, feature_channels, *token_grid) and in the head (B, ..., *grid)."""
-        batch = like.shape[0]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What to add to the deepest feature, inside the decoder, and to its logits.
+
+        Args:
+            image: (B, 1, D, H, W).
+            clicks: (B, N, 3) crop voxels, or None.
+            labels: (B, N): 1, 0, or -1 for padding; or None.
+            mask: (B, 1, D, H, W) logits of the lesion, or None.
+            grid: resolution inside the decoder.
+            token_grid: resolution of the deepest feature.
+
+        Returns:
+            (B, feature_channels, *token_grid), (B, head_channels, *grid) and (B, 2, *grid).
+        """
+        size = (grid[0], grid[1], grid[2])
+        inputs = [F.adaptive_avg_pool3d(image, size)]
         if mask is None:
-            inputs = [like.new_zeros(batch, 1, *grid)]
+            inputs.append(image.new_zeros(image.shape[0], 1, *size))
         else:
             # from -1 (background) over 0 (unknown, or no mask) to 1 (lesion)
-            inputs = [F.adaptive_avg_pool3d(torch.tanh(0.5 * mask.to(like.dtype)), (grid[0], grid[1], grid[2]))]
+            inputs.append(F.adaptive_avg_pool3d(torch.tanh(0.5 * mask.to(image.dtype)), size))
         for sigma in self.sigmas:
             if clicks is None or labels is None:
-                inputs.append(like.new_zeros(batch, 2, *grid))
+                inputs.append(image.new_zeros(image.shape[0], 2, *size))
             else:
-                inputs.append(click_maps(clicks.to(like.dtype), labels, shape, grid, sigma))
-        hidden = F.gelu(self.stem(torch.cat(inputs, dim=1)))
+                inputs.append(click_maps(clicks.to(image.dtype), labels, image.shape[2:], size, sigma))
+        hidden = self.stem(torch.cat(inputs, dim=1))
+        for conv in self.body:
+            hidden = hidden + F.gelu(conv(hidden))
         pooled = F.adaptive_avg_pool3d(hidden, (token_grid[0], token_grid[1], token_grid[2]))
-        in_feature, in_head = self.to_feature(pooled), self.to_head(hidden)
+        added = (self.to_feature(pooled), self.to_head(hidden), self.to_logits(hidden))
         if mask is None and labels is not None:
             # an item without a click is in automatic mode, whatever the others of its batch are in
-            active = (labels >= 0).any(dim=1).to(like.dtype)[:, None, None, None, None]
-            in_feature, in_head = in_feature * active, in_head * active
-        return in_feature, in_head
+            active = (labels >= 0).any(dim=1).to(image.dtype)[:, None, None, None, None]
+            added = (added[0] * active, added[1] * active, added[2] * active)
+        return added
 
 
 class _Branch(nn.Module):
@@ -163,7 +186,15 @@ class AggregationDecoder(nn.Module):
 
         Returns:
             (B, channels, 2d, 2h, 2w).
+
+        Raises:
+            ValueError: if the crop is a single token, over which no instance norm can be taken.
         """
+        if levels[0].shape[2:].numel() == 1:
+            raise ValueError(
+                f"a crop of {tuple(image.shape[2:])} voxels is a single token: expected at least two tokens, take a "
+                "larger crop."
+            )
         width = self.classify.in_channels
         weights = self.fuse.weight.split([width, width, width, width, 1], dim=1)
         image = F.interpolate(image, size=self._grid(levels[0]), mode="trilinear", align_corners=False)
@@ -176,7 +207,7 @@ class AggregationDecoder(nn.Module):
         self,
         context: Tensor,
         deepest: Tensor,
-        crop_shape: Sequence[int],
+        image: Tensor,
         clicks: Tensor | None = None,
         labels: Tensor | None = None,
         mask: Tensor | None = None,
@@ -186,7 +217,7 @@ class AggregationDecoder(nn.Module):
         Args:
             context: (B, channels, 2d, 2h, 2w), from `context`.
             deepest: (B, C, d, h, w), the deepest level, prompted or not.
-            crop_shape: voxels of the crop along depth, height and width.
+            image: (B, 1, D, H, W), the crop.
             clicks: (B, N, 3) crop voxels, or None.
             labels: (B, N), or None.
             mask: (B, 1, D, H, W) logits of the lesion, or None.
@@ -196,23 +227,17 @@ class AggregationDecoder(nn.Module):
         """
         width = self.classify.in_channels
         weight = self.fuse.weight[:, 3 * width : 4 * width]
-        in_head = None
+        added = None
         if self.correction is not None and (clicks is not None or mask is not None):
-            in_feature, in_head = self.correction(
-                clicks,
-                labels,
-                mask,
-                like=deepest,
-                shape=crop_shape,
-                grid=self._grid(deepest),
-                token_grid=deepest.shape[2:],
-            )
-            deepest = deepest + in_feature
+            added = self.correction(image, clicks, labels, mask, grid=self._grid(deepest), token_grid=deepest.shape[2:])
+            deepest = deepest + added[0]
         fused = context + F.conv3d(self._enlarged(3, deepest), weight, padding=1)
-        if in_head is not None:
-            fused = fused + in_head
+        if added is not None:
+            fused = fused + added[1]
         logits = self.classify(F.relu(F.instance_norm(fused)))
-        return F.interpolate(logits, size=tuple(crop_shape), mode="trilinear", align_corners=True)
+        if added is not None:
+            logits = logits + added[2]
+        return F.interpolate(logits, size=tuple(image.shape[2:]), mode="trilinear", align_corners=True)
 
 
 def build_mask_decoder(variant: str | Variant = "vit_b", **overrides: Any) -> AggregationDecoder:

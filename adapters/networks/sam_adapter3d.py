@@ -104,7 +104,7 @@ class SAMAdapter3D(nn.Module):
         deepest = features.levels[-1]
         if clicks is not None and labels is not None:
             deepest = self.prompt_head(deepest, clicks, labels, shape)
-        return self.mask_decoder(features.context, deepest, shape, clicks, labels, mask)
+        return self.mask_decoder(features.context, deepest, image, clicks, labels, mask)
 
     def forward(
         self, image: Tensor, clicks: Tensor | None = None, labels: Tensor | None = None, mask: Tensor | None = None
@@ -139,7 +139,7 @@ def _checked_prompts(
         )
     if clicks.shape[1] == 0:
         return None, None
-    if not bool(((labels >= -1) & (labels <= 1)).all()):
+    if not bool(((labels == 1) | (labels == 0) | (labels == -1)).all()):
         raise ValueError(f"labels hold {sorted(set(labels.flatten().tolist()))}: expected 1, 0, or -1 for padding.")
     size = torch.tensor(shape, dtype=clicks.dtype, device=clicks.device)
     inside = ((clicks >= -0.5) & (clicks <= size - 0.5)).all(dim=-1) | (labels < 0)

@@ -227,7 +227,7 @@ def test_the_mask_is_left_out_where_asked(batch: dict[str, Tensor]) -> None:
         ({"max_first": 1}, r"max_first=1.*at least 1, 2 and 1"),
         ({"max_added": 0}, r"max_added=0"),
         ({"automatic": 1.2}, r"automatic=1\.2.*between 0 and 1"),
-        ({"automatic": 0.8, "single": 0.3}, r"single=0\.3.*adding up to at most 1"),
+        ({"single": 1.3}, r"single=1\.3.*shares between 0 and 1"),
         ({"keep_mask": -0.1}, r"keep_mask=-0\.1"),
     ],
 )

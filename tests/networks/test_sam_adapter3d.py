@@ -363,6 +363,8 @@ BAD_CALLS = {
     "click in another order of axes": ((GOOD, torch.tensor([[[20.0, 4.0, 5.0]]])), r"order depth, height, width"),
     "click that is no number": ((GOOD, torch.tensor([[[3.0, float("nan"), 5.0]]])), r"nan, 5.0\] lies outside"),
     "unknown label": ((GOOD, POINT, torch.tensor([[2]])), r"labels hold \[2\]: expected 1, 0, or -1 for padding"),
+    "fraction of a label": ((GOOD, POINT, torch.tensor([[0.5]])), r"labels hold \[0.5\]: expected 1, 0, or -1"),
+    "crop of one token": ((torch.zeros(1, 1, 4, 4, 4),), r"\(4, 4, 4\) voxels is a single token"),
     "padding other than -1": ((GOOD, POINT, torch.tensor([[-2]])), r"labels hold \[-2\]: expected 1, 0, or -1"),
     "mask without a channel": (
         (GOOD, None, None, torch.zeros(1, *CROP)),
