@@ -223,7 +223,7 @@ def test_what_we_add_is_the_networks_own_affair(published: Checkpoint, correctio
     load_published(published, network=network)
     kept = [name for name in before if "correction" in name or "label_embed" in name]
     assert all(torch.equal(before[name], network.state_dict()[name]) for name in kept)
-    assert len(kept) == (7 if "correction_channels" in correction else 1)
+    assert len(kept) == (15 if "correction_channels" in correction else 1)
 
 
 def test_into_a_given_network(published: Checkpoint, fitting: SAMAdapter3D) -> None:
