@@ -51,7 +51,7 @@ def test_the_whole_demo_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     text = report.read_text(encoding="utf-8")
     assert "generated phantoms, not patients" in text
     assert text.count("data:image/png;base64,") == 3  # two cases and the loss
-    assert len(re.findall(r"Dice [01]\.\d\d; slices", text)) == 2
+    assert len(re.findall(r"<figcaption>[^<]*Dice [01]\.\d\d; slices", text)) == 2
     assert "Not for diagnosis" in text
     assert text.count("python -m monai.bundle run") == 3
     mask, image = (
