@@ -211,14 +211,14 @@ def _written(predictions: Path, case: Case) -> Path:
 
 
 def _train(bundle: Path, weights: Path, cases: Sequence[Case], folder: Path, epochs: int) -> Section:
-    """A short run on the last case, which starts from the shipped weights."""
+    """A short run on the first case, which starts from the shipped weights."""
     data = folder / "data"
     entries = [
         {key: str(path.relative_to(data)) for key, path in (("image", case.image), ("label", case.label))}
         for case in cases
     ]
     listed = folder / "datalist.json"
-    sections = {"training": entries[-1:], "validation": entries[-1:], "test": entries[:1]}
+    sections = {"training": entries[:1], "validation": entries[:1], "test": entries[1:]}
     listed.write_text(json.dumps(sections, indent=2) + "\n", encoding="utf-8")
     training = folder / "training"
     command = _monai_bundle(
@@ -239,7 +239,7 @@ def _train(bundle: Path, weights: Path, cases: Sequence[Case], folder: Path, epo
     steps, losses = _losses(command.output)
     said = [
         (
-            f"{epochs} steps on {cases[-1].name} alone, from the shipped weights, in {command.seconds:.0f} s with the "
+            f"{epochs} steps on {cases[0].name} alone, from the shipped weights, in {command.seconds:.0f} s with the "
             "program's start: it shows that training runs on your data, not that one patient is enough to learn from."
         ),
     ]
@@ -277,7 +277,7 @@ def _evaluate(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
             rows.setdefault((policy, clicks), []).append(f"{mean:.2f}")
     said = [
         (
-            f"{cases[0].name}, which the training run did not see, with simulated clicks; "
+            f"{cases[1].name}, which the training run did not see, with simulated clicks; "
             f"mean Dice over {SEEDS} seeds. One patient: no claim about others."
         ),
     ]

@@ -14,6 +14,8 @@ __all__ = ["LinearDecay", "ValidationWithEnd"]
 
 logger = logging.getLogger(__name__)
 
+_LOWEST = 0.01  # of the rate, at the start of the warm-up: even the first step of a short run moves
+
 
 class LinearDecay:
     """Linear decay of the learning rate over a run, which ends after its epochs or after its minutes.
@@ -25,7 +27,7 @@ class LinearDecay:
     Args:
         optimizer: all of its parameter groups are scaled alike.
         final: factor on the learning rate at the end.
-        warmup: share of the run over which the rate first rises linearly from zero.
+        warmup: share of the run over which the rate first rises linearly, from 1 %.
         minutes: wall-clock length of the run; None for its epochs alone.
 
     Raises:
@@ -54,13 +56,12 @@ class LinearDecay:
     def factor(self, progress: float) -> float:
         """Factor on the learning rate when this share of the run (0 to 1) is over."""
         progress = min(max(progress, 0.0), 1.0)
-        rising = min(1.0, progress / self.warmup) if self.warmup else 1.0
+        rising = min(1.0, max(_LOWEST, progress / self.warmup)) if self.warmup else 1.0
         return rising * (1.0 - (1.0 - self.final) * progress)
 
     def progress(self, engine: Engine) -> float:
-        """Share of the run that is over: the larger of the share of its iterations and of its minutes."""
-        done = engine.state.iteration - 1
-        share = done / max(1, (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1))
+        """Share of the run that is over: the larger of the shares of its iterations and of its minutes."""
+        share = (engine.state.iteration - 1) / max(1, (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1))
         if self.minutes is not None:
             share = max(share, (time.monotonic() - self.started) / (60.0 * self.minutes))
         return share

@@ -46,13 +46,14 @@ def load_requests(path: str | PathLike, base_dir: str | PathLike | None = None) 
 
     Raises:
         FileNotFoundError: the list or one of its images is missing.
-        ValueError: not a list of such entries: names the entry and the key.
+        ValueError: not a list of such entries: names the entry and the key; two images of one name.
     """
     entries = _read_json(path)
     base = Path(path).expanduser().parent if base_dir is None else Path(base_dir).expanduser()
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{str(path)!r} holds {type(entries).__name__}, expected a list of at least one entry")
-    requests = []
+    requests: list[dict[str, Any]] = []
+    written: dict[str, int] = {}  # names of the masks, which follow the names of the images
     for number, entry in enumerate(entries):
         where = f"entry {number} of {str(path)!r}"
         if not isinstance(entry, Mapping):
@@ -62,7 +63,14 @@ def load_requests(path: str | PathLike, base_dir: str | PathLike | None = None) 
                 hint = "the path of a scan" if key == "image" else "[] where there is no click"
                 raise ValueError(f"{where} has no key {key!r} (it has {', '.join(entry)}); add it, {hint}")
         check_points(entry["points"], entry["point_labels"], name=where)
-        requests.append({**entry, "image": _existing(entry["image"], base, f"{where}, 'image'")})
+        image = _existing(entry["image"], base, f"{where}, 'image'")
+        first = written.setdefault(Path(image).name, number)
+        if first != number:
+            raise ValueError(
+                f"{where} and entry {first} both have an image named {Path(image).name!r}, so one mask would overwrite "
+                "the other: put them into lists of their own, or rename one"
+            )
+        requests.append({**entry, "image": image})
     return requests
 
 

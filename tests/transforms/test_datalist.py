@@ -26,13 +26,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 ENTRY = {"image": "images/A.nii.gz", "points": [[1, 2, 3]], "point_labels": [1]}
+OTHER = {"image": "images/B.nii.gz", "points": [], "point_labels": []}
 
 
 def test_requests_start_from_the_folder_of_the_list(folder: Path) -> None:
-    path = write(folder / "requests.json", [{**ENTRY, "label_prompt": 3}, {**ENTRY, "points": [], "point_labels": []}])
+    path = write(folder / "requests.json", [{**ENTRY, "label_prompt": 3}, OTHER])
     assert load_requests(path) == [
         {**ENTRY, "image": str(folder / "images/A.nii.gz"), "label_prompt": 3},
-        {"image": str(folder / "images/A.nii.gz"), "points": [], "point_labels": []},
+        {"image": str(folder / "images/B.nii.gz"), "points": [], "point_labels": []},
     ]
 
 
@@ -131,3 +132,13 @@ def test_missing_files_of_data_lists(folder: Path) -> None:
     (folder / "labels/A.nii.gz").unlink()
     with pytest.raises(FileNotFoundError, match=r"entry 0 of section 'training' in .*, 'label': there is no file"):
         load_datalist(path, "training", folder)
+
+
+def test_two_masks_of_one_name(folder: Path) -> None:
+    (folder / "other").mkdir()
+    (folder / "other" / "A.nii.gz").touch()
+    click = {"points": [[1, 2, 3]], "point_labels": [1]}
+    path = folder / "requests.json"
+    path.write_text(json.dumps([{"image": "images/A.nii.gz", **click}, {"image": "other/A.nii.gz", **click}]))
+    with pytest.raises(ValueError, match=r"entry 1 of .* and entry 0 both have an image named 'A\.nii\.gz'"):
+        load_requests(path)
