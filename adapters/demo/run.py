@@ -194,8 +194,8 @@ def _click(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
     said = [
         (
             "The click is the voxel of the tumour that is farthest from its border, as a person aims at the middle. "
-            "The shipped weights see the scan and this one click. The sarcomas that they learnt from measure 17 to 818 ml: "
-            "a much smaller tumour is only a few of the network's coarse voxels across, and may well be missed."
+            "The shipped weights see the scan and this one click. The sarcomas that they learnt from measure 17 to "
+            "818 ml: a much smaller tumour is only a few of the network's coarse voxels across, and may well be missed."
         ),
         f"{len(cases)} scans took {command.seconds:.0f} s, the program's start included.",
     ]
