@@ -44,19 +44,58 @@ def click_maps(clicks: Tensor, labels: Tensor, shape: Sequence[int], grid: Seque
     return torch.stack(maps, dim=1)
 
 
-class CorrectionPrompt(nn.Module):
-    """Lets the decoder see what stands and where the clicks are.
+def click_ellipsoid(clicks: Tensor, labels: Tensor, shape: Sequence[int], grid: Sequence[int]) -> Tensor:
+    """The ellipsoid that the clicks on the lesion span, as a soft map.
 
-    The image, the mask of the round before and bumps round the clicks pass a small residual network of dilated
-    convolutions, which can carry a correction along the structures of the image. Its result is added to the deepest
-    feature, inside the decoder and to its logits. All three additions start at zero, so published weights are
-    untouched, and come after the encoder, so a kept embedding stays valid.
+    Points drawn evenly from an ellipsoid have a fifth of its squared semi-axes as covariance. The clicks' covariance is
+    drawn towards that of a ball of the usual size (a standard deviation of a tenth of the crop's side) by as much
+    as two clicks weigh, so that few clicks, or clicks in a plane, span one too.
+
+    Args:
+        clicks: (B, N, 3) voxel coordinates in the crop (depth, height, width), centres at integers.
+        labels: (B, N): 1, 0, or -1 for padding.
+        shape: voxels of the crop along each axis.
+        grid: samples of the map along each axis; it covers the crop.
+
+    Returns:
+        (B, 1, *grid): exp(-m / 5) with the squared Mahalanobis distance m, about 0.37 on the ellipsoid's surface; 0
+        where an item has no click on the lesion.
+    """
+    weight = (labels == 1).float()
+    number = weight.sum(dim=1)
+    safe = number.clamp(min=1)
+    points = clicks.float()
+    centre = (weight[:, :, None] * points).sum(dim=1) / safe[:, None]
+    apart = (points - centre[:, None]) * weight[:, :, None]
+    usual = 2 * torch.diag((torch.tensor(shape, dtype=points.dtype, device=points.device) / 10) ** 2)
+    spread = (apart.transpose(1, 2) @ apart + usual) / (number + 2)[:, None, None]
+    axes = [
+        (torch.arange(grid[axis], device=points.device, dtype=points.dtype) + 0.5) * (shape[axis] / grid[axis]) - 0.5
+        for axis in range(3)
+    ]
+    away = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2) - centre[:, None]
+    distance = (away @ torch.linalg.inv(spread) * away).sum(dim=-1)
+    inside = torch.exp(-distance / 5) * (number > 0).float()[:, None]
+    return inside.view(-1, 1, *grid).to(clicks.dtype)
+
+
+class CorrectionPrompt(nn.Module):
+    """Lets the decoder see what stands, where the clicks are and how many there are.
+
+    The image, the mask of the round before and bumps round the clicks pass a small residual network: dilated
+    convolutions inside the decoder's resolution, which carry a correction along the structures of the image, and
+    others at the tokens' resolution, which see most of the crop and the deepest feature. One click among ten says
+    less of the lesion's size than a single one, so the numbers of clicks and whether a mask stands are inputs too.
+    The result is added to the deepest feature, inside the decoder and to its logits. All three additions start at
+    zero, so published weights are untouched, and come after the encoder, so a kept embedding stays valid.
 
     Args:
         feature_channels: channels of the deepest feature.
         head_channels: channels inside the decoder.
         channels: width of the residual network.
-        dilations: dilation of each of its 3x3x3 convolutions.
+        fine: dilation of each 3x3x3 convolution at the decoder's resolution, before the coarse ones; one more, not
+            dilated, follows them.
+        coarse: dilation of each 3x3x3 convolution at the tokens' resolution.
         sigmas: standard deviations of the bumps, in crop voxels.
     """
 
@@ -66,13 +105,18 @@ class CorrectionPrompt(nn.Module):
         head_channels: int,
         *,
         channels: int = 16,
-        dilations: Sequence[int] = (1, 2, 4),
-        sigmas: Sequence[float] = (1.5, 6.0),
+        fine: Sequence[int] = (1, 2),
+        coarse: Sequence[int] = (1, 2),
+        sigmas: Sequence[float] = (1.5, 5.0, 15.0),
     ) -> None:
         super().__init__()
         self.sigmas = tuple(sigmas)
-        self.stem = nn.Conv3d(2 + 2 * len(self.sigmas), channels, 1)
-        self.body = nn.ModuleList(nn.Conv3d(channels, channels, 3, padding=d, dilation=d) for d in dilations)
+        self.stem = nn.Conv3d(6 + 2 * len(self.sigmas), channels, 1)
+        self.fine = nn.ModuleList(_dilated(channels, dilation) for dilation in fine)
+        self.from_feature = nn.Conv3d(feature_channels, channels, 1)
+        self.overview = nn.Linear(channels, channels)
+        self.coarse = nn.ModuleList(_dilated(channels, dilation) for dilation in coarse)
+        self.last = _dilated(channels, 1)
         self.to_feature = nn.Conv3d(channels, feature_channels, 1)
         self.to_head = nn.Conv3d(channels, head_channels, 1)
         self.to_logits = nn.Conv3d(channels, 2, 1)
@@ -80,51 +124,75 @@ class CorrectionPrompt(nn.Module):
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
+    def _inputs(
+        self, image: Tensor, clicks: Tensor | None, labels: Tensor | None, mask: Tensor | None, size: tuple[int, ...]
+    ) -> Tensor:
+        """(B, 6 + 2 * sigmas, *size): image, mask, whether there is one, numbers of clicks, ellipsoid, bumps."""
+        blank = image.new_zeros(image.shape[0], 1, *size)
+        inputs = [F.adaptive_avg_pool3d(image, size)]
+        if mask is None:
+            inputs += [blank, blank]
+        else:
+            # from -1 (background) over 0 (unknown, or no mask) to 1 (lesion)
+            inputs += [F.adaptive_avg_pool3d(torch.tanh(0.5 * mask.to(image.dtype)), size), blank + 1]
+        for label in (1, 0):
+            if clicks is None or labels is None:
+                inputs.append(blank)
+            else:
+                number = (labels == label).sum(dim=1).to(image.dtype)
+                inputs.append(blank + 0.5 * torch.log1p(number)[:, None, None, None, None])
+        if clicks is None or labels is None:
+            inputs += [blank] * (1 + 2 * len(self.sigmas))
+        else:
+            clicks = clicks.to(image.dtype)
+            inputs.append(click_ellipsoid(clicks, labels, image.shape[2:], size))
+            for sigma in self.sigmas:
+                inputs.append(click_maps(clicks, labels, image.shape[2:], size, sigma))
+        return torch.cat(inputs, dim=1)
+
     def forward(
         self,
         image: Tensor,
+        deepest: Tensor,
         clicks: Tensor | None,
         labels: Tensor | None,
         mask: Tensor | None,
         *,
         grid: Sequence[int],
-        token_grid: Sequence[int],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What to add to the deepest feature, inside the decoder, and to its logits.
 
         Args:
             image: (B, 1, D, H, W).
+            deepest: (B, feature_channels, d, h, w), the deepest feature, prompted.
             clicks: (B, N, 3) crop voxels, or None.
             labels: (B, N): 1, 0, or -1 for padding; or None.
             mask: (B, 1, D, H, W) logits of the lesion, or None.
             grid: resolution inside the decoder.
-            token_grid: resolution of the deepest feature.
 
         Returns:
-            (B, feature_channels, *token_grid), (B, head_channels, *grid) and (B, 2, *grid).
+            (B, feature_channels, d, h, w), (B, head_channels, *grid) and (B, 2, *grid).
         """
-        size = (grid[0], grid[1], grid[2])
-        inputs = [F.adaptive_avg_pool3d(image, size)]
-        if mask is None:
-            inputs.append(image.new_zeros(image.shape[0], 1, *size))
-        else:
-            # from -1 (background) over 0 (unknown, or no mask) to 1 (lesion)
-            inputs.append(F.adaptive_avg_pool3d(torch.tanh(0.5 * mask.to(image.dtype)), size))
-        for sigma in self.sigmas:
-            if clicks is None or labels is None:
-                inputs.append(image.new_zeros(image.shape[0], 2, *size))
-            else:
-                inputs.append(click_maps(clicks.to(image.dtype), labels, image.shape[2:], size, sigma))
-        hidden = self.stem(torch.cat(inputs, dim=1))
-        for conv in self.body:
+        size, tokens = (grid[0], grid[1], grid[2]), tuple(deepest.shape[2:])
+        hidden = self.stem(self._inputs(image, clicks, labels, mask, size))
+        for conv in self.fine:
             hidden = hidden + F.gelu(conv(hidden))
-        pooled = F.adaptive_avg_pool3d(hidden, (token_grid[0], token_grid[1], token_grid[2]))
-        added = (self.to_feature(pooled), self.to_head(hidden), self.to_logits(hidden))
+        coarse = F.adaptive_avg_pool3d(hidden, tokens) + self.from_feature(deepest)
+        coarse = coarse + F.gelu(self.overview(coarse.mean(dim=(2, 3, 4))))[:, :, None, None, None]
+        for conv in self.coarse:
+            coarse = coarse + F.gelu(conv(coarse))
+        hidden = hidden + F.interpolate(coarse, size=size, mode="trilinear", align_corners=False)
+        hidden = hidden + F.gelu(self.last(hidden))
+        added = (self.to_feature(coarse), self.to_head(hidden), self.to_logits(hidden))
         if mask is None and labels is not None:
             # an item without a click is in automatic mode, whatever the others of its batch are in
             active = (labels >= 0).any(dim=1).to(image.dtype)[:, None, None, None, None]
             added = (added[0] * active, added[1] * active, added[2] * active)
         return added
+
+
+def _dilated(channels: int, dilation: int) -> nn.Conv3d:
+    return nn.Conv3d(channels, channels, 3, padding=dilation, dilation=dilation)
 
 
 class _Branch(nn.Module):
@@ -152,6 +220,11 @@ class AggregationDecoder(nn.Module):
         channels: channels of the branches.
         correction: whether to have the `CorrectionPrompt`.
         correction_channels: width of its convolution.
+        dropout: share of the channels of the click-free part and of the deepest feature that are left out in
+            training, so that the decoder learns to go by the clicks too.
+
+    Raises:
+        ValueError: if `dropout` is not at least 0 and below 1.
     """
 
     def __init__(
@@ -161,12 +234,16 @@ class AggregationDecoder(nn.Module):
         channels: int = 128,
         correction: bool = True,
         correction_channels: int = 16,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: expected a share of at least 0 and below 1.")
         self.branches = nn.ModuleList(_Branch(in_channels, channels) for _ in range(4))
         self.fuse = nn.Conv3d(4 * channels + 1, channels, 3, padding=1, bias=False)
         self.classify = nn.Conv3d(channels, 2, 3, padding=1, bias=False)
         self.correction = CorrectionPrompt(in_channels, channels, channels=correction_channels) if correction else None
+        self.dropout = nn.Dropout3d(dropout)
 
     @staticmethod
     def _grid(feature: Tensor) -> list[int]:
@@ -225,11 +302,12 @@ class AggregationDecoder(nn.Module):
         Returns:
             (B, 2, D, H, W): background, lesion.
         """
+        context, deepest = self.dropout(context), self.dropout(deepest)
         width = self.classify.in_channels
         weight = self.fuse.weight[:, 3 * width : 4 * width]
         added = None
         if self.correction is not None and (clicks is not None or mask is not None):
-            added = self.correction(image, clicks, labels, mask, grid=self._grid(deepest), token_grid=deepest.shape[2:])
+            added = self.correction(image, deepest, clicks, labels, mask, grid=self._grid(deepest))
             deepest = deepest + added[0]
         fused = context + F.conv3d(self._enlarged(3, deepest), weight, padding=1)
         if added is not None:

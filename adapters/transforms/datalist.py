@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,13 @@ def load_requests(path: str | PathLike, base_dir: str | PathLike | None = None) 
     return requests
 
 
-def load_datalist(path: str | PathLike, section: str, dataset_dir: str | PathLike) -> list[dict[str, Any]]:
+def load_datalist(
+    path: str | PathLike,
+    section: str,
+    dataset_dir: str | PathLike,
+    *,
+    each: Mapping[str, Sequence[Any]] | None = None,
+) -> list[dict[str, Any]]:
     """Read one section of a JSON data list for training and evaluation.
 
     ``{"training": [...], "validation": [...], "test": [...]}``; an entry is an identifier such as ``"STS_002"``, which
@@ -85,9 +92,11 @@ def load_datalist(path: str | PathLike, section: str, dataset_dir: str | PathLik
         path: the JSON file.
         section: name of the section.
         dataset_dir: folder that the paths start from.
+        each: keys with several values; an entry comes once for each of them (of each combination, if there are
+            several keys), such as ``{"num_clicks": [0, 1, 3]}``.
 
     Returns:
-        The entries with full paths under ``image`` and ``label``.
+        The entries with full paths under ``image`` and ``label``, and those keys.
 
     Raises:
         FileNotFoundError: the list, the folder or one of the files is missing.
@@ -120,4 +129,5 @@ def load_datalist(path: str | PathLike, section: str, dataset_dir: str | PathLik
                 raise ValueError(f"{where} has no key {key!r} (it has {', '.join(case)}); add it")
             case[key] = _existing(case[key], base, f"{where}, {key!r}")
         cases.append(case)
-    return cases
+    keys = dict(each or {})
+    return [{**case, **dict(zip(keys, values, strict=True))} for case in cases for values in product(*keys.values())]

@@ -53,7 +53,7 @@ def test_real_file(tmp_path: Path, published: Checkpoint) -> None:
     torch.save(as_real_file(published), path)
     network = load_published(path, **SETTINGS)
     added = {name for name in expected if "label_embed" in name or ".correction." in name}
-    assert len(added) == 15
+    assert len(added) == 23
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, expected[name]) or name in added, name
     assert not network.training
@@ -223,7 +223,7 @@ def test_what_we_add_is_the_networks_own_affair(published: Checkpoint, correctio
     load_published(published, network=network)
     kept = [name for name in before if "correction" in name or "label_embed" in name]
     assert all(torch.equal(before[name], network.state_dict()[name]) for name in kept)
-    assert len(kept) == (15 if "correction_channels" in correction else 1)
+    assert len(kept) == (23 if "correction_channels" in correction else 1)
 
 
 def test_into_a_given_network(published: Checkpoint, fitting: SAMAdapter3D) -> None:

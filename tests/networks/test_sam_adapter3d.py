@@ -24,7 +24,7 @@ from adapters.networks import (
 )
 from adapters.networks.attention import WindowAttention3D
 from adapters.networks.image_encoder import PatchEmbedding3D
-from adapters.networks.mask_decoder import click_maps
+from adapters.networks.mask_decoder import CorrectionPrompt, click_ellipsoid, click_maps
 from adapters.networks.prompt_head import PointSamplerHead, sample_feature
 
 SMALL = Variant(
@@ -258,6 +258,59 @@ def test_encoder_leaves_its_input_alone(network: SAMAdapter3D, image: Tensor) ->
         first = network(image)
         assert torch.equal(network(image), first)
     assert torch.equal(image, before)
+
+
+def test_the_clicks_ellipsoid_finds_the_one_they_were_drawn_from() -> None:
+    axes = torch.meshgrid(*[torch.arange(48.0)] * 3, indexing="ij")
+    centre, semi = torch.tensor([24.0, 20.0, 26.0]), torch.tensor([16.0, 10.0, 8.0])
+    truth = (((torch.stack(axes, dim=-1) - centre) / semi) ** 2).sum(dim=-1) < 1
+    inside = truth.nonzero().float()
+    drawn = inside[torch.randint(len(inside), (300,), generator=torch.Generator().manual_seed(0))]
+    clicks = torch.cat([drawn, torch.zeros(2, 3)])[None]
+    labels = torch.tensor([[1] * 300 + [0, -1]])  # one far off the lesion and one padded, neither counts
+    found = click_ellipsoid(clicks, labels, (48, 48, 48), (48, 48, 48))[0, 0] > torch.exp(torch.tensor(-1.0))
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.93
+
+
+def test_the_ellipsoid_of_one_click_is_a_ball_of_the_usual_size() -> None:
+    clicks = torch.tensor([[[20.0, 20.0, 20.0]], [[5.0, 5.0, 5.0]]])
+    found = click_ellipsoid(clicks, torch.tensor([[1], [0]]), (40, 40, 40), (40, 40, 40))
+    # one click and a prior of two clicks' weight: variance 2/3 of (40 / 10)^2
+    expected = torch.exp(torch.tensor(-(3.0**2) / (2 / 3 * 16) / 5))
+    torch.testing.assert_close(found[0, 0, 23, 20, 20], expected)
+    torch.testing.assert_close(found[0, 0, 20, 17, 20], expected)
+    assert not found[1].any()
+
+
+def test_the_correction_prompt_sees_how_many_clicks_there_are_and_whether_a_mask_stands() -> None:
+    correction = CorrectionPrompt(8, 8, channels=4)
+    image = torch.zeros(2, 1, 8, 8, 8)
+    labels = torch.tensor([[1, 1, 1, 0], [1, -1, -1, -1]])
+    clicks = torch.full((2, 4, 3), 2.0)
+    without = correction._inputs(image, clicks, labels, None, (4, 4, 4))
+    standing = correction._inputs(image, clicks, labels, torch.full_like(image, -20.0), (4, 4, 4))
+    numbers = 0.5 * torch.log1p(torch.tensor([[3.0, 1.0], [1.0, 0.0]]))
+    torch.testing.assert_close(without[:, 3:5, 0, 0, 0], numbers)
+    torch.testing.assert_close(without[:, 1:3], torch.zeros(2, 2, 4, 4, 4))
+    torch.testing.assert_close(standing[:, 1], torch.full((2, 4, 4, 4), -1.0))
+    torch.testing.assert_close(standing[:, 2], torch.ones(2, 4, 4, 4))
+
+
+def test_dropout_is_for_training_alone() -> None:
+    torch.manual_seed(0)
+    network = build_sam_adapter3d(SMALL, 32, mask_decoder={"dropout": 0.5})
+    image, clicks = torch.randn(1, 1, 32, 32, 32), torch.tensor([[[16.0, 16.0, 16.0]]])
+    with torch.no_grad():
+        network.train()
+        assert not torch.equal(network(image, clicks), network(image, clicks))
+        network.eval()
+        assert torch.equal(network(image, clicks), network(image, clicks))
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0])
+def test_a_dropout_out_of_range(dropout: float) -> None:
+    with pytest.raises(ValueError, match=f"dropout={dropout}: expected a share of at least 0 and below 1"):
+        build_mask_decoder(SMALL, dropout=dropout)
 
 
 def test_click_maps_peak_at_the_click() -> None:

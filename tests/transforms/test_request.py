@@ -292,6 +292,17 @@ def test_simulated_clicks_lie_on_the_label(policy: str) -> None:
     np.testing.assert_array_equal(data["image"].meta["click_labels"], np.ones(5))
 
 
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_a_case_says_how_many_clicks_it_gets(count: int) -> None:
+    assert clicks_of({**case(), "num_clicks": count}, num="num_clicks").shape == (count, 3)
+
+
+@pytest.mark.parametrize("count", [None, -1, "3"])
+def test_a_number_of_clicks_that_is_none(count: object) -> None:
+    with pytest.raises(ValueError, match=r"the number of clicks \('num_clicks'\) is .*, expected a whole number"):
+        clicks_of({**case(), "num_clicks": count}, num="num_clicks")
+
+
 def test_simulated_clicks_depend_on_seed_and_case_only() -> None:
     once, again = clicks_of(case(), num=5, seed=1), clicks_of(case(), num=5, seed=1)
     np.testing.assert_array_equal(once, again)
