@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from ignite.engine import Engine
 from monai.utils.enums import CommonKeys
+from scipy import ndimage
 from torch import Tensor
 
 from adapters.clicks import click_policy, pad_clicks
@@ -73,6 +75,12 @@ class InteractiveUpdate:
         max_added: most clicks that one later round adds.
         jitter: how far from the deepest voxel of an error its click may fall, see `adapters.clicks.users.next_click`.
         keep_mask: share of the later rounds that see the logits of the round before.
+        automatic_first: whether every step decodes a round without clicks before these. Corrections of a mask that
+            stands ask little of the encoder; this round makes it learn what a lesion looks like. Half of the
+            rounds after it see its logits.
+        deformed: share of the steps whose second round corrects the true mask, deformed, in place of the round before.
+            A network that knows its training cases well makes smaller errors there than it will later; this keeps
+            errors of all sizes before it.
         seed: where chance starts from.
 
     Raises:
@@ -89,15 +97,18 @@ class InteractiveUpdate:
         max_added: int = 3,
         jitter: float = 0.5,
         keep_mask: float = 0.9,
+        automatic_first: bool = False,
+        deformed: float = 0.0,
         seed: int = 0,
     ) -> None:
         if rounds < 1 or max_first < 2 or max_added < 1:
             raise ValueError(
                 f"rounds={rounds}, max_first={max_first}, max_added={max_added}: expected at least 1, 2 and 1."
             )
-        if not all(0 <= share <= 1 for share in (automatic, single, keep_mask)):
+        if not all(0 <= share <= 1 for share in (automatic, single, keep_mask, deformed)):
             raise ValueError(
-                f"automatic={automatic}, single={single}, keep_mask={keep_mask}: expected shares between 0 and 1."
+                f"automatic={automatic}, single={single}, keep_mask={keep_mask}, deformed={deformed}: expected shares "
+                "between 0 and 1."
             )
         self.rounds = rounds
         self.automatic = automatic
@@ -106,6 +117,8 @@ class InteractiveUpdate:
         self.max_added = max_added
         self.jitter = jitter
         self.keep_mask = keep_mask
+        self.automatic_first = automatic_first
+        self.deformed = deformed
         self.rng = np.random.default_rng(seed)
 
     def _first(self, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +128,7 @@ class InteractiveUpdate:
         elif draw < self.automatic + self.single:
             n = 1
         else:
-            n = int(self.rng.integers(2, self.max_first + 1))
+            n = int(2 * (self.max_first / 2 + 0.5) ** self.rng.random())
         return random_clicks(label, self.rng, n)
 
     def _added(self, label: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -131,6 +144,19 @@ class InteractiveUpdate:
                 truth = label[box] > 0
                 prediction[box] = prediction[box] | truth if v == 1 else prediction[box] & truth
         return np.concatenate(points), np.concatenate(labels)
+
+    def _deformed(self, truth: Sequence[np.ndarray], logits: Tensor) -> Tensor:
+        """Logits (B, 1, D, H, W) of the true masks with dents and bumps; those given, for items without a lesion."""
+        stands = logits.clone()
+        for item, label in enumerate(truth):
+            lesion = label > 0
+            if lesion.any() and not lesion.all():
+                depth = ndimage.distance_transform_edt(lesion) - ndimage.distance_transform_edt(~lesion)
+                cells = self.rng.uniform(-1, 1, (1, 1, *[int(self.rng.integers(2, 8))] * 3))
+                noise = F.interpolate(torch.from_numpy(cells), size=lesion.shape, mode="trilinear", align_corners=True)
+                depth = depth + self.rng.uniform(2, 8) * noise[0, 0].numpy() + self.rng.uniform(-2, 2)
+                stands[item, 0] = torch.from_numpy(np.clip(self.rng.uniform(0.3, 2) * depth, -8, 8)).to(stands)
+        return stands
 
     def __call__(self, engine: Engine, batchdata: Mapping[str, Any]) -> dict[str, Any]:
         """Run one step.
@@ -150,19 +176,26 @@ class InteractiveUpdate:
         placed = [self._first(item) for item in truth]
         losses: list[Tensor] = []
         logits: Tensor | None = None
+        mask: Tensor | None = None
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=engine.amp):  # type: ignore[attr-defined]
             features = network.encode(image)
-            for _ in range(self.rounds):
-                mask = None
+            if self.automatic_first:
+                automatic = network.decode(features, image)
+                losses.append(engine.loss_function(automatic.float(), label))  # type: ignore[attr-defined]
+                if self.rng.random() < 0.5:
+                    mask = _lesion(automatic)
+            for number in range(self.rounds):
                 if logits is not None:
-                    wrong = _numpy(logits.detach().argmax(dim=1, keepdim=True))
-                    added = [self._added(t, w > 0) for t, w in zip(truth, wrong, strict=True)]
+                    stands = _lesion(logits)
+                    keep = self.rng.random() < self.keep_mask
+                    if number == 1 and self.rng.random() < self.deformed:
+                        stands, keep = self._deformed(truth, stands), True
+                    added = [self._added(t, s > 0) for t, s in zip(truth, _numpy(stands), strict=True)]
                     placed = [
                         (np.concatenate([p, q]), np.concatenate([a, b]))
                         for (p, a), (q, b) in zip(placed, added, strict=True)
                     ]
-                    if self.rng.random() < self.keep_mask:
-                        mask = (logits[:, 1:] - logits[:, :1]).detach().float()
+                    mask = stands if keep else None
                 clicks, labels = pad_clicks(placed)
                 logits = network.decode(features, image, clicks.to(image.device), labels.to(image.device), mask)
                 losses.append(engine.loss_function(logits.float(), label))  # type: ignore[attr-defined]
@@ -175,6 +208,11 @@ class InteractiveUpdate:
             CommonKeys.PRED: logits.detach() if logits is not None else None,
             CommonKeys.LOSS: loss.item(),
         }
+
+
+def _lesion(logits: Tensor) -> Tensor:
+    """(B, 2, D, H, W) to the lesion's logits (B, 1, D, H, W) that the next round sees, without gradients."""
+    return (logits[:, 1:] - logits[:, :1]).detach().float()
 
 
 class ClipGradientsByPart:

@@ -125,7 +125,12 @@ class CorrectionPrompt(nn.Module):
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def _inputs(
-        self, image: Tensor, clicks: Tensor | None, labels: Tensor | None, mask: Tensor | None, size: tuple[int, ...]
+        self,
+        image: Tensor,
+        clicks: Tensor | None,
+        labels: Tensor | None,
+        mask: Tensor | None,
+        size: tuple[int, int, int],
     ) -> Tensor:
         """(B, 6 + 2 * sigmas, *size): image, mask, whether there is one, numbers of clicks, ellipsoid, bumps."""
         blank = image.new_zeros(image.shape[0], 1, *size)
@@ -173,7 +178,7 @@ class CorrectionPrompt(nn.Module):
         Returns:
             (B, feature_channels, d, h, w), (B, head_channels, *grid) and (B, 2, *grid).
         """
-        size, tokens = (grid[0], grid[1], grid[2]), tuple(deepest.shape[2:])
+        size, tokens = (grid[0], grid[1], grid[2]), (deepest.shape[2], deepest.shape[3], deepest.shape[4])
         hidden = self.stem(self._inputs(image, clicks, labels, mask, size))
         for conv in self.fine:
             hidden = hidden + F.gelu(conv(hidden))

@@ -132,6 +132,7 @@ def test_ids_that_users_call_and_override() -> None:
     overrides = ["dataset_dir", "output_dir", "ckpt_dir", "device", "num_workers", "variant", "crop_size", "spacing"]
     assert set(overrides) <= train.keys() & inference.keys()
     assert {"max_epochs", "max_first_clicks", "val_clicks", "rounds", "automatic_share", "batch_size"} <= train.keys()
+    assert {"automatic_first", "single_share", "deformed_share"} <= train.keys()
     assert {"num_clicks", "click_rounds", "click_policy", "seeds"} <= read("evaluate").keys()
     assert {"network_def", "preprocessing", "inferer", "postprocessing", "bundle_root"} <= inference.keys()
     for name, verb in (("train", "training"), ("evaluate", "evaluating"), ("inference", "inference")):
@@ -179,7 +180,7 @@ def test_overlays_change_the_network_alone(name: str) -> None:
     assert overlay["rounds"] == 1
     assert overlay["network_def"]["clicks"] is overlay["use_clicks"]
     if not overlay["use_clicks"]:  # no network is trained on clicks that it does not see
-        assert (overlay["automatic_share"], overlay["val_clicks"]) == (1.0, 0)
+        assert (overlay["automatic_share"], overlay["val_clicks"]) == (1.0, [0])
 
 
 def test_shipped_weights_fit_the_network() -> None:

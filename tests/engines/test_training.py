@@ -54,13 +54,15 @@ class Recorder(nn.Module):
         self.bias = nn.Parameter(torch.zeros(()))
         self.answer = answer or (lambda image: torch.full_like(image, -1.0))
         self.encoded = 0
-        self.asked: list[tuple[Tensor, Tensor, Tensor | None]] = []
+        self.asked: list[tuple[Any, Any, Any]] = []
 
     def encode(self, image: Tensor) -> Tensor:
         self.encoded += 1
         return self.answer(image) + self.bias
 
-    def decode(self, features: Tensor, image: Tensor, clicks: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    def decode(
+        self, features: Tensor, image: Tensor, clicks: Any = None, labels: Any = None, mask: Any = None
+    ) -> Tensor:
         self.asked.append((clicks, labels, mask))
         return torch.cat([-features, features], dim=1)
 
@@ -132,6 +134,36 @@ def test_the_loss_is_the_mean_over_rounds(batch: dict[str, Tensor]) -> None:
     engine.run()
     expected = float(loss(torch.cat([-wrong, wrong], dim=1), batch["label"]))
     assert engine.state.output["loss"] == pytest.approx(expected, rel=1e-5)  # all rounds answer alike
+
+
+def test_a_round_without_clicks_comes_first(batch: dict[str, Tensor]) -> None:
+    network = asked(batch, steps=20, rounds=2, automatic=0.0, automatic_first=True)
+    assert network.encoded == 20
+    steps = [network.asked[k : k + 3] for k in range(0, 60, 3)]
+    assert all(first == (None, None, None) for first, *_ in steps)
+    assert all((labels == 1).any(dim=1).all() for _, (_, labels, _), _ in steps)
+    seen = [mask for _, (_, _, mask), _ in steps if mask is not None]
+    assert 4 <= len(seen) <= 16  # half of them
+    assert all(torch.allclose(mask, torch.full_like(mask, -2.0), atol=0.2) for mask in seen)  # logits of that round
+
+
+def test_the_second_round_corrects_a_deformed_truth(batch: dict[str, Tensor]) -> None:
+    network = asked(batch, steps=10, rounds=3, automatic=0.0, deformed=1.0, keep_mask=0.0)
+    sizes = []
+    for (_, before, nothing), (clicks, labels, mask), _ in zip(*[iter(network.asked)] * 3, strict=True):
+        assert nothing is None
+        wrong = (mask > 0) != (batch["label"] > 0)
+        sizes += [float(item.sum() / truth.sum()) for item, truth in zip(wrong, batch["label"], strict=True)]
+        for item in range(2):
+            added = int((before[item] >= 0).sum())  # the first click that this round adds
+            if not wrong[item].any():
+                assert (labels[item, added:] == -1).all()
+                continue
+            assert labels[item, added] == batch["label"][item, 0][tuple(clicks[item, added].round().long())]
+            assert wrong[item, 0][tuple(clicks[item, added].round().long())]
+    assert 0.2 < np.mean(sizes) < 3
+    assert np.std(sizes) > 0.1
+    assert all(asked_for[2] is None for asked_for in network.asked[2::3])
 
 
 def test_the_image_is_encoded_once_a_step(batch: dict[str, Tensor]) -> None:
