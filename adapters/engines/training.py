@@ -70,7 +70,7 @@ class InteractiveUpdate:
         rounds: rounds of a step.
         automatic: share of the steps whose first round has no clicks.
         single: share of the steps whose first round has one click, as far as ``automatic`` leaves room; the rest has
-            2 to ``max_first``.
+            2 to ``max_first``, few more often than many.
         max_first: most clicks of the first round.
         max_added: most clicks that one later round adds.
         jitter: how far from the deepest voxel of an error its click may fall, see `adapters.clicks.users.next_click`.
