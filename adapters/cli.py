@@ -86,6 +86,21 @@ def demo(output: str = "demo", epochs: int = 20) -> str:
 
 
 @verb
+def download(weights: str, output: str = ".", url: str = "") -> str:
+    """Fetches SAM's official weights, goes on where an earlier download broke, and checks them.
+
+    Args:
+        weights: Which file: sam_vit_b (375 MB), sam_vit_l (1.2 GB) or sam_vit_h (2.6 GB).
+        output: The folder to put it into; it is made if it is not there.
+        url: Address of a folder that has the file, such as a mirror, instead of the official one.
+    """
+    from adapters.checkpoints import WEIGHTS, download_weights
+
+    path = download_weights(weights, output, url=url)
+    return f"{path}: {WEIGHTS[weights].size / 1e6:.0f} MB, sha256 checked, licence {WEIGHTS[weights].licence}"
+
+
+@verb
 def compare(runs: str, output: str) -> str:
     """Puts the scores of several methods into one table and one plot of Dice over clicks.
 

@@ -1,15 +1,19 @@
 """Weight files: SAM's, the published ones of 3DSAM-adapter, and ours."""
 
 from adapters.checkpoints.conversion import Conversion, convert, initialise
+from adapters.checkpoints.download import WEIGHTS, WeightFile, download_weights
 from adapters.checkpoints.ours import load_adapter, load_model, save_adapter, save_model
 from adapters.checkpoints.published import load_published
 from adapters.checkpoints.sam import LoadedSam, SamReport, load_sam
 
 __all__ = [
+    "WEIGHTS",
     "Conversion",
     "LoadedSam",
     "SamReport",
+    "WeightFile",
     "convert",
+    "download_weights",
     "initialise",
     "load_adapter",
     "load_model",

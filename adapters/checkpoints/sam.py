@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from adapters.checkpoints.download import download_verb
 from adapters.checkpoints.files import check_tensors, kind_of, read_checkpoint
 from adapters.networks import ImageEncoder3D, SAMAdapter3D, Variant, build_sam_adapter3d, get_variant
 from adapters.networks.identity import encoder_sizes, matching_variant
@@ -101,6 +102,10 @@ def _sizes(state: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 
 def _read(path: str | Path) -> dict[str, Tensor]:
+    if not Path(path).exists():
+        raise FileNotFoundError(
+            f"the checkpoint {path} does not exist: check the path, or fetch SAM's with `{download_verb(path)}`."
+        )
     state = read_checkpoint(path)
     kind = kind_of(state, f"the checkpoint {path}")
     if kind != "sam":
