@@ -70,7 +70,7 @@ class InteractiveUpdate:
         rounds: rounds of a step.
         automatic: share of the steps whose first round has no clicks.
         single: share of the steps whose first round has one click, as far as ``automatic`` leaves room; the rest has
-            2 to ``max_first``, few more often than many.
+            2 to ``max_first``.
         max_first: most clicks of the first round.
         max_added: most clicks that one later round adds.
         jitter: how far from the deepest voxel of an error its click may fall, see `adapters.clicks.users.next_click`.
@@ -128,7 +128,7 @@ class InteractiveUpdate:
         elif draw < self.automatic + self.single:
             n = 1
         else:
-            n = int(2 * (self.max_first / 2 + 0.5) ** self.rng.random())
+            n = int(self.rng.integers(2, self.max_first + 1))
         return random_clicks(label, self.rng, n)
 
     def _added(self, label: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
