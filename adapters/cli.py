@@ -106,8 +106,21 @@ def compare(runs: str, output: str) -> str:
 
     Args:
         runs: Each method's folder of scores by name: "ours=eval/ours,SegResNet=eval/segresnet".
-        output: The folder to write compare.md and compare.png into; it is made if it is not there.
+        output: The folder to write compare.md, compare.png and compare_boxes.png into; it is made if it is not there.
     """
     from adapters.engines.report import compare as run
 
     return f"wrote {run(runs, output)}"
+
+
+@verb
+def report(folder: str, *, task: str = "") -> str:
+    """Writes one HTML page, with everything in it, from a folder with the scores of an evaluation.
+
+    Args:
+        folder: The evaluation's output folder; or one that holds such folders, whose methods are then compared.
+        task: Whose published figures to put beside: kidney, pancreas, liver or colon. Left out: as evaluated.
+    """
+    from adapters.engines.report import html_report as run
+
+    return f"open {run(folder, task=task or None)}"

@@ -33,6 +33,7 @@ __all__ = ["load_adapter", "load_model", "save_adapter", "save_model"]
 logger = logging.getLogger(__name__)
 
 _ADAPTER_FORMAT = "sam_adapter3d"
+_SHALLOWER = re.compile(r"prompt_head\.shallower\.(\d)\.")
 
 
 def save_model(network: SAMAdapter3D, path: str | Path, *, overwrite: bool = True) -> Path:
@@ -124,7 +125,10 @@ def _build(found: Mapping[str, Any], state: Mapping[str, Tensor], source: str) -
         variant,
         found.get("crop_size", state["image_encoder.depth_embed"].shape[1] * 16 // enlargement),
         enlargement=enlargement,
-        prompt_head={"num_queries": state["prompt_head.layers.0.global_query"].shape[1]},
+        prompt_head={
+            "num_queries": state["prompt_head.layers.0.global_query"].shape[1],
+            "prompt_levels": [4, *{int(m[1]) for name in state if (m := _SHALLOWER.match(str(name)))}],
+        },
         mask_decoder={"correction": any(".correction." in name for name in state)},
     )
 

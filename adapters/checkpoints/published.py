@@ -72,7 +72,7 @@ def _from_published(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _is_added(name: str) -> bool:
     """Whether the published network lacks this part."""
-    return "label_embed" in name or ".correction." in name
+    return any(part in name for part in ("label_embed", ".correction.", ".shallower."))
 
 
 def _sections(checkpoint: Any, source: str) -> dict[str, Mapping[str, Any]]:

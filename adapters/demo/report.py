@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from adapters.engines.report import draw_case
+from adapters.engines.figures import draw_case
 
 MARGIN_MM = 40.0
 """Shown round the tumour, the mask and the click."""

@@ -1,5 +1,7 @@
-"""Scores of a predicted mask."""
+"""Scores of a predicted mask, of its lesions one by one, and of a session of clicks."""
 
-from .volume import volume_scores
+from .lesions import Lesions
+from .sessions import area_under_clicks, clicks_needed
+from .volume import hd95, volume_scores
 
-__all__ = ["volume_scores"]
+__all__ = ["Lesions", "area_under_clicks", "clicks_needed", "hd95", "volume_scores"]

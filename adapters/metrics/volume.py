@@ -1,4 +1,4 @@
-"""Dice and normalised surface Dice of one predicted mask, with stated values for empty masks."""
+"""Dice, normalised surface Dice and HD95 of one predicted mask, with stated values for empty masks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from monai.metrics import compute_dice, compute_surface_dice
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 
 
 def volume_scores(
@@ -39,26 +39,78 @@ def volume_scores(
         >>> volume_scores(truth, truth, (1.0, 1.0, 1.0))
         {'dice': 1.0, 'nsd': 1.0}
     """
-    predicted, truth = _as_mask(prediction, "prediction"), _as_mask(label, "label")
-    if predicted.shape != truth.shape:
-        raise ValueError(f"prediction has shape {predicted.shape} but label {truth.shape}: bring both onto one grid")
-    mm = [float(value) for value in spacing]
-    if len(mm) != 3 or not all(np.isfinite(value) and value > 0 for value in mm):
-        raise ValueError(f"spacing is {spacing!r}, expected three positive numbers of mm in the arrays' axis order")
+    predicted, truth, mm = _checked(prediction, label, spacing)
     if not (np.isfinite(tolerance) and tolerance >= 0):
         raise ValueError(f"tolerance is {tolerance!r} mm, expected a number of at least 0")
 
     if not (predicted.any() and truth.any()):
         value = float(not predicted.any() and not truth.any())
         return {"dice": value, "nsd": value}
-    box = _bounding_box(predicted | truth)
-    y_pred, y = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (predicted, truth))
+    y_pred, y = _cut(predicted, truth)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # monai 1.6 calls a deprecated argument of its own
         nsd = compute_surface_dice(
             y_pred, y, class_thresholds=[float(tolerance)], include_background=True, spacing=mm, use_subvoxels=True
         )
     return {"dice": float(compute_dice(y_pred, y)), "nsd": float(nsd)}
+
+
+def hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float]) -> float:
+    """95th percentile of the Hausdorff distance of one mask, through MONAI: the larger of the two directions.
+
+    Distances are those between the centres of the outermost voxels. Empty masks have stated values: both empty 0 mm;
+    one of them empty the largest distance that the grid holds, between the centres of opposite corners.
+
+    Args:
+        prediction: (D, H, W) bool or integers, anything but 0 is lesion.
+        label: (D, H, W) the truth on the same grid, bool or integers, anything but 0 is lesion.
+        spacing: mm of a voxel along each axis, in the arrays' axis order.
+
+    Returns:
+        mm.
+
+    Raises:
+        ValueError: arrays that are not three-dimensional masks of the same shape, a spacing that is not three
+            positive numbers.
+
+    Example:
+        >>> truth = np.zeros((8, 8, 8), dtype=bool)
+        >>> truth[2:6, 2:6, 2:6] = True
+        >>> hd95(np.roll(truth, 1, axis=0), truth, (3.0, 1.0, 1.0))
+        3.0
+    """
+    predicted, truth, mm = _checked(prediction, label, spacing)
+    if not (predicted.any() and truth.any()):
+        nothing = not predicted.any() and not truth.any()
+        return 0.0 if nothing else float(np.linalg.norm((np.array(truth.shape) - 1) * mm))
+    y_pred, y = _cut(predicted, truth)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # monai 1.6 calls a deprecated argument of its own
+        return float(compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95, spacing=mm))
+
+
+def _checked(
+    prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    """Both as masks, and the spacing."""
+    predicted, truth = _as_mask(prediction, "prediction"), _as_mask(label, "label")
+    if predicted.shape != truth.shape:
+        raise ValueError(f"prediction has shape {predicted.shape} but label {truth.shape}: bring both onto one grid")
+    return predicted, truth, _as_mm(spacing)
+
+
+def _as_mm(spacing: Sequence[float]) -> list[float]:
+    mm = [float(value) for value in spacing]
+    if len(mm) != 3 or not all(np.isfinite(value) and value > 0 for value in mm):
+        raise ValueError(f"spacing is {spacing!r}, expected three positive numbers of mm in the arrays' axis order")
+    return mm
+
+
+def _cut(predicted: np.ndarray, truth: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both masks (1, 1, D, H, W) within the box that holds them."""
+    box = _bounding_box(predicted | truth)
+    y_pred, y = (torch.from_numpy(np.ascontiguousarray(mask[box]))[None, None] for mask in (predicted, truth))
+    return y_pred, y
 
 
 def _as_mask(volume: np.ndarray, name: str) -> np.ndarray:

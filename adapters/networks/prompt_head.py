@@ -14,6 +14,9 @@ from adapters.networks.registry import Variant, get_variant
 
 __all__ = ["PointSamplerHead", "build_prompt_head", "sample_feature"]
 
+DEEPEST = 4
+"""Number of the deepest feature level."""
+
 
 def sample_feature(feature: Tensor, clicks: Tensor, crop_shape: Sequence[int]) -> Tensor:
     """Trilinear samples of a feature map at clicks.
@@ -82,7 +85,7 @@ class _PromptLayer(nn.Module):
 
 
 class PointSamplerHead(nn.Module):
-    """Prompts the deepest feature with clicks.
+    """Prompts a feature level, as published the deepest one, with clicks.
 
     Each click is represented by the image feature at its place, not by its position, so clicks of any number
     reach all tokens through ten learnt global queries (3DSAM-adapter, section 3.3). The published head ignores
@@ -95,28 +98,49 @@ class PointSamplerHead(nn.Module):
         mlp_dim: hidden width of the MLP on the queries.
         num_layers: layers of exchange.
         num_queries: learnt global queries of each layer.
+        prompt_levels: feature levels that are prompted, 1 (shallowest) to 4 (deepest). As published the deepest alone;
+            each other one gets a head of its own, in ``shallower`` by its number (an ablation of the paper). The
+            decoder's part of these levels then depends on the clicks and is computed for each of them.
 
     Raises:
-        ValueError: if the heads do not divide half the width.
+        ValueError: if the heads do not divide half the width, or the levels are not 4 and any of 1, 2, 3.
     """
 
     def __init__(
-        self, dim: int = 256, *, num_heads: int = 8, mlp_dim: int = 2048, num_layers: int = 2, num_queries: int = 10
+        self,
+        dim: int = 256,
+        *,
+        num_heads: int = 8,
+        mlp_dim: int = 2048,
+        num_layers: int = 2,
+        num_queries: int = 10,
+        prompt_levels: Sequence[int] = (DEEPEST,),
     ) -> None:
         super().__init__()
         if (dim // 2) % num_heads:
             raise ValueError(f"num_heads={num_heads} does not divide half the width of the prompt head, {dim // 2}.")
+        levels = set(prompt_levels)
+        if not {DEEPEST} <= levels <= {1, 2, 3, DEEPEST}:
+            raise ValueError(f"prompt_levels={list(prompt_levels)}: expected {DEEPEST} and any of 1, 2, 3.")
         self.layers = nn.ModuleList(_PromptLayer(dim, num_heads, mlp_dim, num_queries) for _ in range(num_layers))
         self.label_embed = nn.Embedding(2, dim)  # rows: off the lesion, on the lesion
         with torch.no_grad():
             self.label_embed.weight.mul_(0.1)
             self.label_embed.weight[1].zero_()
+        self.shallower = nn.ModuleDict(
+            {
+                str(level): PointSamplerHead(
+                    dim, num_heads=num_heads, mlp_dim=mlp_dim, num_layers=num_layers, num_queries=num_queries
+                )
+                for level in sorted(levels - {DEEPEST})
+            }
+        )
 
     def forward(self, feature: Tensor, clicks: Tensor, labels: Tensor, crop_shape: Sequence[int]) -> Tensor:
-        """Prompt the deepest feature.
+        """Prompt one level.
 
         Args:
-            feature: (B, C, d, h, w), the deepest level.
+            feature: (B, C, d, h, w), the deepest level (that of its number for a head in ``shallower``).
             clicks: (B, N, 3) voxel coordinates in the crop (depth, height, width), N >= 1.
             labels: (B, N): 1 on the lesion, 0 off it, -1 padding.
             crop_shape: voxels of the crop along depth, height and width.

@@ -101,10 +101,16 @@ class SAMAdapter3D(nn.Module):
         """
         shape = tuple(image.shape[2:])
         clicks, labels = _checked_prompts(image, clicks, labels, mask)
-        deepest = features.levels[-1]
+        context, deepest = features.context, features.levels[-1]
         if clicks is not None and labels is not None:
             deepest = self.prompt_head(deepest, clicks, labels, shape)
-        return self.mask_decoder(features.context, deepest, image, clicks, labels, mask)
+            heads = getattr(self.prompt_head, "shallower", {})
+            if len(heads):
+                levels = list(features.levels)
+                for number, head in heads.items():
+                    levels[int(number) - 1] = head(levels[int(number) - 1], clicks, labels, shape)
+                context = self.mask_decoder.context(levels, image)  # type: ignore[operator]
+        return self.mask_decoder(context, deepest, image, clicks, labels, mask)
 
     def forward(
         self, image: Tensor, clicks: Tensor | None = None, labels: Tensor | None = None, mask: Tensor | None = None
@@ -187,12 +193,12 @@ def count_parameters(network: nn.Module, *, trainable_only: bool = True) -> dict
 
     Returns:
         Keys ``image_encoder``, ``prompt_head``, ``mask_decoder`` (published parts) and ``added`` (the label
-        embedding and the correction prompt, which the published network lacks).
+        embedding, the correction prompt and prompt heads of shallower levels, which the published network lacks).
     """
     counts = {"image_encoder": 0, "prompt_head": 0, "mask_decoder": 0, "added": 0}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad or not trainable_only:
-            added = "label_embed" in name or ".correction." in name
+            added = any(part in name for part in ("label_embed", ".correction.", ".shallower."))
             counts["added" if added else name.split(".")[0]] += parameter.numel()
     return counts
 

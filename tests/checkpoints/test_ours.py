@@ -50,6 +50,16 @@ def test_round_trip(tmp_path: Path, network: SAMAdapter3D) -> None:
     assert not built.training
 
 
+def test_prompted_levels_are_rebuilt(tmp_path: Path, network: SAMAdapter3D) -> None:
+    made = randomised(small(prompt_head={"prompt_levels": [1, 3, 4]}))
+    path = save_model(made, tmp_path / "model.pt")
+    built = load_model(path)
+    assert list(built.prompt_head.shallower) == ["1", "3"]
+    assert same(made.state_dict(), built.state_dict())
+    with pytest.raises(ValueError, match=r"prompt_head\.shallower\.1"):
+        load_model(path, network)
+
+
 def test_the_file_is_a_plain_state_dict(tmp_path: Path, network: SAMAdapter3D) -> None:
     """As MONAI reads it: names and tensors only, strictly into the network."""
     randomised(network)

@@ -1,17 +1,14 @@
-"""The comparison of methods, the curve, and the pictures of a case."""
+"""The files of scores, which cases are shown, and the comparison of methods."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
 
 from adapters import cli
-from adapters.engines.report import case_figure, compare, curve_figure, draw_case, summarise, write_scores
-
-ON, OFF, TRUTH, PREDICTION = "#ff3b6b", "#3bb0ff", "#35c46a", "#ff8c1a"
+from adapters.engines.report import CasePicture, compare, write_scores
 
 
 def rows_of(values: dict[tuple[str, int], float], cases: str = "ab") -> list[dict]:
@@ -57,7 +54,17 @@ def test_comparison(runs: dict[str, Path], tmp_path: Path) -> None:
         ["SegResNet", "Dice", "70.0 ± 0.0"] + ["-"] * 7,
         ["SegResNet", "NSD", "90.0 ± 0.0"] + ["-"] * 7,
     ]
-    assert (path.parent / "compare.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("compare.png", "compare_boxes.png"):
+        assert (path.parent / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_clicks_placed_at_once_get_columns_of_their_own(runs: dict[str, Path], tmp_path: Path) -> None:
+    rows = rows_of({("automatic", 0): 0.5, ("centre", 1): 0.8, ("margin", 1): 0.7, ("random", 5): 0.6})
+    write_scores(runs["SegResNet"], rows, method="x", tolerance=5.0)
+    heading, _, *lines = compare(runs, tmp_path).read_text().splitlines()[2:]
+    names = ["0", "1 centre", "1 margin", "1 random", "3 random", "5 random", "10 random"]
+    assert heading.split(" | ")[2:9] == names
+    assert lines[2].split(" | ")[3:7] == ["81.0 ± 1.4", "71.0 ± 1.4", "-", "-"]
 
 
 def test_comparison_as_a_verb(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -89,6 +96,15 @@ def test_a_run_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "message"), [("{", "cannot be read"), ("{}", "holds no scores"), ("[]", "holds no")]
+)
+def test_a_broken_run(content: str, message: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    (runs["ours"] / "summary.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"summary\.json {message}"):
+        compare(runs, tmp_path / "card")
+
+
+@pytest.mark.parametrize(
     ("cases", "tolerance", "message"), [("ac", 5.0, "has cases"), ("ab", 3.0, "has tolerance_mm 3.0 but ours 5.0")]
 )
 def test_only_like_is_compared(
@@ -117,111 +133,25 @@ def test_a_failed_write_leaves_the_old_file(runs: dict[str, Path], monkeypatch: 
     assert {path.name: path.read_bytes() for path in runs["ours"].iterdir()} == before
 
 
-def test_curves() -> None:
-    summaries = {name: {"scores": summarise(rows_of(values))} for name, values in (("ours", OURS), ("plain", PLAIN))}
-    axes = curve_figure(summaries).axes[0]
-    lines = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
-    assert lines["ours (random)"] == ([0, 1, 3], pytest.approx([50, 61, 71]))
-    assert lines["ours (iterative)"] == ([0, 1, 2], pytest.approx([50, 66, 76]))
-    assert lines["plain (no clicks)"] == ([0, 1], pytest.approx([70, 70])), "across the whole plot"
-
-
-SHAPE, SPACING = (10, 20, 30), (3.0, 1.0, 0.5)
-
-
-def volume() -> tuple[np.ndarray, np.ndarray]:
-    image = np.zeros(SHAPE)
-    image[2, 5, 8] = 1  # near the feet, the front and the right
-    return image, image > 0
-
-
-def marks(axes, colour: str) -> list[list[float]]:
-    return [
-        offset
-        for points in axes.collections
-        if len(points.get_facecolor()) and len(points.get_offsets()) and points.get_offsets().any()
-        if tuple(points.get_facecolor()[0][:3]) == to_rgb(colour)
-        for offset in points.get_offsets().tolist()
-    ]
-
-
-def test_slices_are_radiological() -> None:
-    """Right is on the left; the front is at the top of axial slices and left of sagittal ones; heads are up."""
-    image, label = volume()
-    axial, coronal, sagittal = draw_case(image, label, None, [[2, 5, 8]], SPACING, window=(0, 1)).axes
-    for axes, across, down, origin in (
-        (axial, 8, 5, "upper"),
-        (coronal, 8, 2, "lower"),
-        (sagittal, 5, 2, "lower"),
-    ):
-        picture = axes.images[0]
-        assert np.argwhere(picture.get_array() == 1).tolist() == [[down, across]]
-        assert picture.origin == origin
-        assert marks(axes, ON) == [[across, down]]
-        assert bool(axes.yaxis_inverted()) is (origin == "upper")
-    letters = [{text.get_text(): text.get_position() for text in axes.texts} for axes in (axial, coronal, sagittal)]
-    assert [(min(t, key=lambda k: t[k][0]), max(t, key=lambda k: t[k][1])) for t in letters] == [
-        ("R", "A"),
-        ("R", "S"),
-        ("A", "S"),
-    ]
-
-
-def test_proportions_follow_the_spacing() -> None:
-    image, label = volume()
-    aspects = [axes.get_aspect() for axes in draw_case(image, label, None, [[2, 5, 8]], SPACING).axes]
-    assert aspects == pytest.approx([1.0 / 0.5, 3.0 / 0.5, 3.0 / 1.0])
-
-
-def test_outlines_lie_on_the_voxels_edges() -> None:
-    """A box of voxels 3 to 6 down and 10 to 19 across: its outline crosses half way to the neighbours."""
-    label = np.zeros(SHAPE, dtype=bool)
-    label[2, 3:7, 10:20] = True
-    axes = draw_case(np.zeros(SHAPE), label, np.roll(label, 1, 2), [[2, 5, 12]], SPACING).axes[0]
-    boxes = [outline.get_paths()[0].get_extents() for outline in axes.collections[:2]]
-    assert [[box.x0, box.x1, box.y0, box.y1] for box in boxes] == [[9.5, 19.5, 2.5, 6.5], [10.5, 20.5, 2.5, 6.5]]
-    assert axes.get_xlim() == (-0.5, 29.5), "outlines leave the picture's frame alone"
-
-
-def test_only_clicks_on_the_slice_are_marked() -> None:
-    image, label = volume()
-    clicks = [[2, 5, 8], [2, 7, 9], [4, 1, 1], [2, 9, 9]]
-    axial, coronal, _ = draw_case(image, label, None, clicks, SPACING, labels=[1, 0, 1, -1]).axes
-    assert marks(axial, ON) == [[8, 5]]
-    assert marks(axial, OFF) == [[9, 7]]
-    assert marks(coronal, ON) == [[8, 2]]
-    assert marks(coronal, OFF) == []
-
-
-@pytest.mark.parametrize(("masked", "expected"), [(True, [[8, 5]]), (False, [])])
-def test_without_clicks_the_lesion_is_shown(masked: bool, expected: list) -> None:
-    image, label = volume()
-    axial = draw_case(image, label if masked else None, None, [], SPACING).axes[0]
-    assert np.argwhere(axial.images[0].get_array() == 1)[:, ::-1].tolist() == expected
-    assert marks(axial, ON) == []
-
-
-def test_picture_is_written(tmp_path: Path) -> None:
-    image, label = volume()
-    case_figure(image, label, label, [[2, 5, 8]], tmp_path / "case.png", spacing=SPACING, title="Dice 1.00")
-    assert (tmp_path / "case.png").read_bytes().startswith(b"\x89PNG")
-    assert [path.name for path in tmp_path.iterdir()] == ["case.png"]
+PICTURES = [
+    CasePicture(name, "random", 1, dice, name.encode()) for name, dice in zip("pqrst", (3, 1, 5, 2, 4), strict=True)
+]
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("number", "expected"),
     [
-        ({"image": np.zeros((1, *SHAPE))}, r"image has shape \(1, 10, 20, 30\)"),
-        ({"label": np.zeros((10, 20, 3))}, r"truth has shape \(10, 20, 3\)"),
-        ({"prediction": np.zeros((10, 20, 3))}, r"prediction has shape \(10, 20, 3\)"),
-        ({"clicks": [[2, 5, 40]]}, r"click \[2.0, 5.0, 40.0\] lies outside"),
-        ({"labels": [1, 0]}, "there are 1 clicks but 2 labels"),
-        ({"clicks": [[2, 5]]}, r"clicks have shape \(1, 2\), expected \(N, 3\)"),
-        ({"spacing": (1, 1)}, "spacing is"),
+        (5, {"best": "r", "median": "p", "worst": "q"}),
+        (4, {"best": "r", "median": "s", "worst": "q"}),
+        (2, {"best": "p", "worst": "q"}),
+        (1, {"best": "p"}),
+        (0, {}),
     ],
 )
-def test_bad_pictures(change: dict, message: str) -> None:
-    image, label = volume()
-    arguments = {"image": image, "label": label, "prediction": None, "clicks": [[2, 5, 8]], "spacing": SPACING}
-    with pytest.raises(ValueError, match=message):
-        draw_case(**{**arguments, **change})
+def test_best_median_and_worst_case(number: int, expected: dict[str, str], tmp_path: Path) -> None:
+    write_scores(tmp_path, rows_of(PLAIN), method="x", tolerance=5.0, pictures=PICTURES)
+    write_scores(tmp_path, rows_of(PLAIN), method="x", tolerance=5.0, pictures=PICTURES[:number])
+    written = {path.stem: path.read_text() for path in tmp_path.glob("*.png") if path.stem not in {"curve", "boxes"}}
+    assert written == expected
+    listed = json.loads((tmp_path / "summary.json").read_text())["pictures"]
+    assert {picture["rank"]: picture["case"] for picture in listed} == expected

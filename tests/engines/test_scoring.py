@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
 from torch import nn
 
-from adapters.engines.report import summarise
+from adapters.engines import scoring
 from adapters.engines.scoring import ScoreWriter, ScoringIteration
+from adapters.engines.summaries import summarise
 from adapters.inferers import ClickInferer
 
 SIZE = (24, 16, 16)
@@ -111,6 +113,109 @@ def test_all_clicks_and_the_last_logits_are_passed_on() -> None:
     assert torch.equal(inferer.calls[2]["clicks"][:, :2], inferer.calls[1]["clicks"])
     assert inferer.calls[0]["clicks"].dtype == torch.float32
     assert inferer.calls[0]["labels"].tolist() == [[1]]
+
+
+@pytest.mark.parametrize(("rounds", "expected"), [(0, 3), (5, 5)])
+def test_the_iterative_policy_means_the_rounds_alone(rounds: int, expected: int) -> None:
+    batch = case("a", [(0, 4), (10, 12), (21, 22)])
+    iteration = ScoringIteration([0, 1, 3], policy="iterative", rounds=rounds, seeds=2)
+    assert (iteration.num_clicks, iteration.rounds) == ((0,), expected)
+    rows = untimed(score(batch, iteration))
+    assert rows == untimed(score(batch, ScoringIteration([0], rounds=expected, seeds=2)))
+    assert {(row["policy"], row["clicks"]) for row in rows} == {
+        ("automatic", 0),
+        *(("iterative", n) for n in range(1, expected + 1)),
+    }
+
+
+def test_the_iterative_policy_alone() -> None:
+    iteration = ScoringIteration([10], policy="iterative", rounds=0)
+    assert (iteration.num_clicks, iteration.rounds) == ((), 10)
+
+
+def test_several_policies_in_one_run() -> None:
+    """Each scores what it does by itself."""
+    batch = case("a", [(0, 4), (8, 12)])
+    rows = untimed(score(batch, ScoringIteration([0, 1], policy=("margin", "iterative", "centre"), rounds=0, seeds=2)))
+    alone = [
+        row
+        for policy in ("margin", "centre", "iterative")
+        for row in score(batch, ScoringIteration([1], policy=policy, rounds=0, seeds=2))
+    ]
+    expected = untimed(score(batch, ScoringIteration([0], rounds=0, seeds=2))) + untimed(alone)
+    assert sorted(map(str, rows)) == sorted(map(str, expected))
+
+
+def test_a_single_number_of_clicks() -> None:
+    """As a command line gives it."""
+    assert ScoringIteration(3).num_clicks == (3,)
+    assert ScoringIteration(0, rounds=0).num_clicks == (0,)
+
+
+def test_hd95_by_hand() -> None:
+    """Nothing: the grid's diagonal. One of two boxes: the other one's far side, 8 slices of 2 mm away."""
+    rows = score(case("a", [(0, 4), (10, 12)]), ScoringIteration([0], rounds=2, seeds=1))
+    assert [row["hd95"] for row in rows] == pytest.approx([np.sqrt(46**2 + 15**2 + 15**2), 16.0, 0.0])
+
+
+def test_lesions_are_scored_one_by_one_where_there_are_several() -> None:
+    batch = case("a", [(0, 4), (10, 12), (21, 22)])
+    iteration = ScoringIteration([0], rounds=2, seeds=1, smallest_lesion_ml=0.05)
+    output = iteration(evaluator([batch], iteration, Slabs()), batch)
+    assert output["about"]["lesions"] == 2, "the speck of 0.032 ml belongs to the lesion next to it"
+    assert output["about"]["device"] == "cpu"
+    scores = [(r["policy"], r["clicks"], r["lesion"], r["clicked"], round(r["dice"], 3)) for r in output["lesions"]]
+    assert scores == [
+        ("automatic", 0, 1, 0, 0.0),
+        ("automatic", 0, 2, 0, 0.0),
+        ("iterative", 1, 1, 1, 1.0),
+        ("iterative", 1, 2, 0, 0.0),
+        ("iterative", 2, 1, 1, 1.0),
+        ("iterative", 2, 2, 1, 0.8),
+    ]
+    assert [row["lesion_ml"] for row in output["lesions"][:2]] == pytest.approx([64 * VOXELS_ML, 48 * VOXELS_ML])
+
+
+def test_one_lesion_is_not_scored_twice() -> None:
+    batch = case("a", [(0, 4)])
+    iteration = ScoringIteration([0], rounds=1, seeds=1)
+    output = iteration(evaluator([batch], iteration, Slabs()), batch)
+    assert (output["about"]["lesions"], output["lesions"]) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"num_clicks": [0, 3, 1], "rounds": 2}, ("random", 1)),
+        ({"num_clicks": [3], "rounds": 2, "policy": "centre"}, ("centre", 3)),
+        ({"num_clicks": [3], "rounds": 2, "policy": ["iterative", "margin", "centre"]}, ("margin", 3)),
+        ({"num_clicks": [0], "rounds": 2}, ("iterative", 2)),
+        ({"num_clicks": [0], "rounds": 0}, ("automatic", 0)),
+    ],
+)
+def test_the_shown_prediction(arguments: dict, expected: tuple[str, int]) -> None:
+    """The first seed's, cut to 30 mm round what matters: 3 slices, 15 of margin and one."""
+    batch = case("a", [(0, 4)])
+    iteration = ScoringIteration(**arguments, seeds=2)
+    output = iteration(evaluator([batch], iteration, Slabs()), batch)
+    shown = output["shown"]
+    assert (shown.policy, shown.clicks) == expected
+    first = next(row for row in output["rows"] if (row["policy"], row["clicks"]) == expected)
+    assert (shown.case, shown.dice) == ("a", first["dice"])
+    assert shown.image.shape == shown.truth.shape == shown.prediction.shape == (19, 16, 16)
+    assert shown.truth.sum() == 64
+    assert shown.drawn().png.startswith(b"\x89PNG")
+    points, labels = shown.placed
+    assert len(points) == len(labels) == (1 if expected[0] == "iterative" else expected[1])
+    assert all(shown.truth[tuple(point.astype(int))] for point in points)
+
+
+def test_the_shown_clicks_move_with_the_cut() -> None:
+    batch = case("a", [(20, 24)])
+    iteration = ScoringIteration([1], rounds=0, seeds=1)
+    shown = iteration(evaluator([batch], iteration, Slabs()), batch)["shown"]
+    assert shown.truth.shape == (19, 16, 16)
+    assert shown.truth[tuple(shown.placed[0][0].astype(int))]
 
 
 def test_a_false_alarm_gets_a_negative_click() -> None:
@@ -269,13 +374,15 @@ def test_logits_on_another_grid_are_refused() -> None:
     [
         ({"num_clicks": [-1]}, r"num_clicks is \[-1\]"),
         ({"num_clicks": [1.5]}, r"num_clicks is \[1.5\]"),
+        ({"num_clicks": -1}, r"num_clicks is \[-1\]"),
+        ({"policy": []}, "expected a simulated user"),
         ({"num_clicks": [], "rounds": 0}, "expected something to score"),
         ({"rounds": -1}, "rounds is -1"),
         ({"seeds": 0}, "seeds is 0"),
         ({"threshold": 1}, "threshold is 1"),
         ({"jitter": 2}, "jitter is 2"),
         ({"policy": "wild"}, "click policy 'wild' is unknown"),
-        ({"policy": "iterative"}, "give the number of rounds instead"),
+        ({"smallest_lesion_ml": -1}, "smallest_lesion_ml is -1"),
     ],
 )
 def test_bad_arguments(arguments: dict, message: str) -> None:
@@ -304,11 +411,20 @@ def test_written_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     with caplog.at_level(logging.INFO, logger="adapters"):
         evaluator(batches, ScoringIteration([0, 1], rounds=2, seeds=2), Slabs(), writer).run()
     assert "b (2 of 2): Dice 0.0 (automatic 0), 100.0 (random 1)" in caplog.text
-    assert sorted(path.name for path in folder.iterdir()) == ["curve.png", "scores.csv", "scores.md", "summary.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "best.png",
+        "boxes.png",
+        "cases.csv",
+        "curve.png",
+        "scores.csv",
+        "scores.md",
+        "summary.json",
+        "worst.png",
+    ]
 
     with (folder / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["case", "seed", "policy", "clicks", "dice", "nsd", "seconds", "lesion_ml"]
+    assert list(rows[0]) == ["case", "seed", "policy", "clicks", "dice", "nsd", "seconds", "lesion_ml", "hd95"]
     assert len(rows) == 2 * 2 * 4
 
     summary = json.loads((folder / "summary.json").read_text())
@@ -324,6 +440,24 @@ def test_written_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     assert last["mean"] == pytest.approx((12 / 13 + 1) / 2)
     assert last["cases"] == pytest.approx({"a": 12 / 13, "b": 1.0})
 
+    assert summary["device"] == "cpu"
+    assert summary["peak_memory_mib"] > 1
+    assert summary["interaction"]["dice_area"]["cases"] == pytest.approx({"a": (8 / 11 + 12 / 13) / 2, "b": 1.0})
+    assert summary["interaction"]["clicks_needed"]["cases"] == {"a": 2.0, "b": 1.0}
+    assert [(group["name"], group["cases"]) for group in summary["strata"]] == [("below 1 ml", ["a", "b"])]
+    shown = [(picture["rank"], picture["case"], picture["clicks"]) for picture in summary["pictures"]]
+    assert shown == [("best", "b", 1), ("worst", "a", 1)]
+
+    with (folder / "cases.csv").open() as file:
+        cases = list(csv.DictReader(file))
+    assert [(row["case"], row["seed"], row["lesions"], row["clicks_needed"]) for row in cases] == [
+        ("a", "0", "1", "2"),
+        ("a", "1", "1", "2"),
+        ("b", "0", "1", "1"),
+        ("b", "1", "1", "1"),
+    ]
+    assert float(cases[0]["dice_area"]) == pytest.approx((8 / 11 + 12 / 13) / 2, abs=1e-5)
+
     table = (folder / "scores.md").read_text()
     assert "# slabs (tiny)" in table
     assert "| 2 | iterative | 96.2 ± 0.0 |" in table
@@ -336,6 +470,65 @@ def test_cases_of_the_same_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="two cases are named 'ct'"):
         engine.run()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_first_of_several_processes_writes_the_cases_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes with two cases each, one of them in both. (The other process' come first in what is gathered.)"""
+    cases = {name: case(name, [(0, stop)]) for name, stop in (("c", 4), ("a", 8), ("b", 12))}
+    parts: list[Any] = []
+
+    def gather(found: list[Any], own: Any) -> None:
+        parts.append(own)
+        found[:] = parts * (2 // len(parts))
+
+    pretended = {"is_available": lambda: True, "is_initialized": lambda: True, "get_world_size": lambda: 2}
+    monkeypatch.setattr(scoring, "dist", processes := SimpleNamespace(**pretended, all_gather_object=gather))
+    iteration = ScoringIteration([0], rounds=1, seeds=1)
+    for rank, names in ((1, "ac"), (0, "cb")):
+        processes.get_rank = lambda rank=rank: rank
+        writer = ScoreWriter(tmp_path)
+        engine = evaluator([cases[name] for name in names], iteration, Slabs())
+        writer.attach(engine)
+        engine.run()
+        assert (tmp_path / "scores.csv").exists() is (rank == 0)
+    with (tmp_path / "scores.csv").open() as file:
+        found = [(row["case"], row["policy"]) for row in csv.DictReader(file)]
+    assert found == [(name, policy) for name in "acb" for policy in ("automatic", "iterative")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"task": "lung"}, "task is 'lung', expected one"), ({"strata_ml": [10, 1]}, r"strata end at \[10.0, 1.0\] ml")],
+)
+def test_a_writer_that_could_not_write_is_refused_at_once(arguments: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        ScoreWriter(tmp_path, **arguments)
+
+
+def test_pictures_can_be_left_out(tmp_path: Path) -> None:
+    for pictures in (True, False):
+        writer = ScoreWriter(tmp_path, pictures=pictures)
+        evaluator([case("a", [(0, 4)])], ScoringIteration([1], rounds=0, seeds=1), Slabs(), writer).run()
+        assert (tmp_path / "best.png").exists() is pictures, "nor does that of an earlier run stay"
+    assert json.loads((tmp_path / "summary.json").read_text())["pictures"] == []
+
+
+def test_single_lesions_are_written(tmp_path: Path) -> None:
+    iteration = ScoringIteration([], rounds=2, seeds=1, smallest_lesion_ml=0)
+    evaluator([case("a", [(0, 4), (10, 12)])], iteration, Slabs(), ScoreWriter(tmp_path)).run()
+    with (tmp_path / "lesions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["clicks"], row["lesion"], row["clicked"], row["dice"]) for row in rows] == [
+        ("1", "1", "1", "1"),
+        ("1", "2", "0", "0"),
+        ("2", "1", "1", "1"),
+        ("2", "2", "1", "1"),
+    ]
+    summary = json.loads((tmp_path / "summary.json").read_text())["lesions"]
+    assert (summary["cases"], summary["lesions"]) == (1, 2)
+    assert "## Lesion by lesion" in (tmp_path / "scores.md").read_text()
 
 
 def test_a_second_run_starts_anew(tmp_path: Path) -> None:

@@ -471,6 +471,8 @@ BAD_BUILDS: dict[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "table": (build_image_encoder, {"variant": SMALL, "crop_size": 16, "table_size": 7}, r"table_size=7: .* even"),
     "heads": (WindowAttention3D, {"dim": 10, "num_heads": 4, "table_length": 7}, r"num_heads=4 does not divide .*=10"),
+    "no deepest level": (PointSamplerHead, {"dim": 16, "prompt_levels": (2, 3)}, r"prompt_levels=\[2, 3\]: expected 4"),
+    "no such level": (PointSamplerHead, {"dim": 16, "prompt_levels": [4, 5]}, r"prompt_levels=\[4, 5\]: .* 1, 2, 3"),
     "prompt heads": (PointSamplerHead, {"dim": 20, "num_heads": 4}, r"num_heads=4 does not divide half .*, 10"),
 }
 
@@ -523,6 +525,35 @@ def test_builders_take_overrides() -> None:
     assert network.prompt_head.layers[0].global_query.shape == (1, 3, 16)
     assert network.mask_decoder.correction is None
     assert network.mask_decoder.fuse.weight.shape == (4, 17, 3, 3, 3)
+
+
+def test_shallower_levels_are_prompted_by_heads_of_their_own() -> None:
+    network = build_sam_adapter3d(SMALL, CROP, prompt_head={"prompt_levels": (4, 2)}).eval()
+    heads = network.prompt_head.shallower
+    assert list(heads) == ["2"]
+    features = network.encode(GOOD + 1)
+    second, last = features.levels[1], features.levels[3]
+    prompted = [
+        head(level, POINT, torch.ones(1, 1, dtype=torch.long), CROP)
+        for head, level in ((heads["2"], second), (network.prompt_head, last))
+    ]
+    levels = (features.levels[0], prompted[0], features.levels[2], prompted[1])
+    context = network.mask_decoder.context(levels, GOOD + 1)
+    labels = torch.ones(1, 1, dtype=torch.long)
+    expected = network.mask_decoder(context, prompted[1], GOOD + 1, POINT, labels)
+    assert torch.equal(network(GOOD + 1, POINT), expected)
+    assert not torch.allclose(context, features.context)
+    assert torch.equal(network(GOOD + 1), network.mask_decoder(features.context, last, GOOD + 1))
+
+
+def test_as_published_the_deepest_level_alone_is_prompted() -> None:
+    network = build_sam_adapter3d(SMALL, CROP, prompt_head={"prompt_levels": [4]})
+    assert network.state_dict().keys() == build_sam_adapter3d(SMALL, CROP).state_dict().keys()
+    more = build_sam_adapter3d(SMALL, CROP, prompt_head={"prompt_levels": [1, 2, 3, 4]})
+    ours, theirs = count_parameters(network), count_parameters(more)
+    assert {part: ours[part] for part in ours if part != "added"} == {p: theirs[p] for p in theirs if p != "added"}
+    head = sum(parameter.numel() for parameter in network.prompt_head.parameters())
+    assert theirs["added"] - ours["added"] == 3 * head
 
 
 def test_parts_can_be_replaced() -> None:

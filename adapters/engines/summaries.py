@@ -1,0 +1,254 @@
+"""Scores of single predictions brought together: over cases and seeds, over clicks, by volume, by lesion."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from adapters.metrics import area_under_clicks, clicks_needed
+
+Row = dict[str, Any]
+"""One prediction's scores: case, seed, policy, clicks, dice, nsd, seconds, lesion_ml, hd95 (mm)."""
+
+SCORES = {"dice": "Dice", "nsd": "NSD"}
+AUTOMATIC, ITERATIVE = "automatic", "iterative"
+GOAL = 0.8
+"""The Dice whose clicks are counted."""
+STRATA_ML: Sequence[float] = (1.0, 10.0, 100.0)
+"""Millilitres of lesion at which one stratum of cases ends and the next begins."""
+SHOWN_ROUNDS = (1, 3, 5, 10)
+"""Rounds of the iterative user that are shown where all of them would be too much."""
+
+
+def order(policy: str, clicks: int) -> tuple[int, str, int]:
+    """Sorts policies and numbers of clicks: automatic, placed at once, iterative, each by number of clicks."""
+    return {AUTOMATIC: 0, ITERATIVE: 2}.get(policy, 1), policy, clicks
+
+
+def shown(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Without some rounds of the iterative user: `SHOWN_ROUNDS` and the last stay."""
+    last = max((entry["clicks"] for entry in entries if entry["policy"] == ITERATIVE), default=0)
+    return [entry for entry in entries if entry["policy"] != ITERATIVE or entry["clicks"] in {*SHOWN_ROUNDS, last}]
+
+
+def summarise(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Means and spreads of scores, one entry for each policy and number of clicks.
+
+    Args:
+        rows: the scores of single predictions; every seed has scored the same cases.
+
+    Returns:
+        Entries in the order automatic, placed at once, iterative, each by number of clicks: ``policy``, ``clicks``,
+        ``rows`` (how many), ``dice`` and ``nsd`` with ``mean`` (over cases and seeds), ``spread`` (standard deviation
+        of the seeds' means, n - 1 in the denominator; 0 for one seed) and ``cases`` (each case's mean over the seeds),
+        ``seconds`` (mean time of a prediction), and ``hd95`` (mm, as ``dice``) if the rows have it.
+    """
+    entries = []
+    for (policy, clicks), group in _by_clicks(rows):
+        entry: dict[str, Any] = {"policy": policy, "clicks": clicks, "rows": len(group)}
+        entry |= {score: _over(group, score) for score in SCORES}
+        entry["seconds"] = float(np.mean([row["seconds"] for row in group]))
+        if all("hd95" in row for row in group):
+            entry["hd95"] = _over(group, "hd95")
+        entries.append(entry)
+    return entries
+
+
+def _by_clicks(rows: Iterable[Row]) -> list[tuple[tuple[str, int], list[Row]]]:
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["policy"], int(row["clicks"])), []).append(row)
+    return sorted(groups.items(), key=lambda item: order(*item[0]))
+
+
+def _over(rows: Sequence[Row], score: str) -> dict[str, Any]:
+    by_seed = list(_means(rows, "seed", score).values())
+    return {
+        "mean": float(np.mean([row[score] for row in rows])),
+        "spread": float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else 0.0,
+        "cases": _means(rows, "case", score),
+    }
+
+
+def _means(rows: Sequence[Row], key: str, score: str) -> dict[Any, float]:
+    groups: dict[Any, list[float]] = {}
+    for row in rows:
+        groups.setdefault(row[key], []).append(row[score])
+    return {value: float(np.mean(groups[value])) for value in sorted(groups)}
+
+
+def sessions(rows: Iterable[Row], *, goal: float = GOAL) -> list[Row]:
+    """What each session of iterative clicks was worth: a row for each case and seed.
+
+    Args:
+        rows: the scores of single predictions; those of other policies are passed over.
+        goal: the Dice to reach.
+
+    Returns:
+        ``case``, ``seed``, ``dice_area`` and ``nsd_area`` (`adapters.metrics.area_under_clicks`), ``clicks_needed`` for
+        the goal (one more than there were where it was not reached), ``reached`` (1.0 or 0.0), ``seconds_first_click``
+        and ``seconds_next_click``: the mean over the predictions after the first, None if there were none.
+    """
+    found: list[Row] = []
+    iterative = sorted(
+        (row for row in rows if row["policy"] == ITERATIVE),
+        key=lambda row: (str(row["case"]), row["seed"], row["clicks"]),
+    )
+    for (case, seed), session in itertools.groupby(iterative, key=lambda row: (row["case"], row["seed"])):
+        curve = list(session)
+        dice = [row["dice"] for row in curve]
+        # a round in which nothing was left to correct predicts nothing and takes no time
+        later = [row["seconds"] for row in curve[1:] if row["seconds"] > 0]
+        found.append(
+            {
+                "case": case,
+                "seed": seed,
+                "dice_area": area_under_clicks(dice),
+                "nsd_area": area_under_clicks([row["nsd"] for row in curve]),
+                "clicks_needed": clicks_needed(dice, goal),
+                "reached": float(max(dice) >= goal),
+                "seconds_first_click": curve[0]["seconds"],
+                "seconds_next_click": float(np.mean(later)) if later else None,
+            }
+        )
+    return found
+
+
+def interaction(rows: Sequence[Row], *, goal: float = GOAL) -> dict[str, Any] | None:
+    """The sessions of iterative clicks, over cases and seeds.
+
+    Args:
+        rows: the scores of single predictions.
+        goal: the Dice to reach.
+
+    Returns:
+        ``rounds``; ``goal``; ``dice_area``, ``nsd_area`` and ``clicks_needed``, each with ``mean``, ``spread`` and
+        ``cases`` as in `summarise`; ``not_reached``: what ``clicks_needed`` counts where the goal was not reached;
+        ``reached``: the share of sessions in which it was; ``seconds_first_click`` and ``seconds_next_click`` (means;
+        None without any). None where there are no iterative clicks.
+    """
+    found = sessions(rows, goal=goal)
+    if not found:
+        return None
+    rounds = max(int(row["clicks"]) for row in rows if row["policy"] == ITERATIVE)
+    later = [session["seconds_next_click"] for session in found if session["seconds_next_click"] is not None]
+    return {
+        "rounds": rounds,
+        "goal": goal,
+        **{score: _over(found, score) for score in ("dice_area", "nsd_area", "clicks_needed")},
+        "not_reached": rounds + 1,
+        "reached": float(np.mean([session["reached"] for session in found])),
+        "seconds_first_click": float(np.mean([session["seconds_first_click"] for session in found])),
+        "seconds_next_click": float(np.mean(later)) if later else None,
+    }
+
+
+def stratum(lesion_ml: float, bounds: Sequence[float] = STRATA_ML) -> str:
+    """The stratum of a case by its volume of lesion: ``no lesion``, ``below 1 ml``, ``1 to 10 ml``, ``from 100 ml``.
+
+    Args:
+        lesion_ml: millilitres.
+        bounds: millilitres at which one stratum ends and the next, which holds the bound, begins; ascending.
+
+    Raises:
+        ValueError: bounds that are not positive and ascending.
+    """
+    if any(not low < high for low, high in itertools.pairwise([0.0, *bounds])):
+        raise ValueError(f"strata end at {list(bounds)} ml, expected positive numbers in ascending order")
+    if lesion_ml <= 0:
+        return "no lesion"
+    if not bounds:
+        return "any volume"
+    place = int(np.searchsorted(bounds, lesion_ml, side="right"))
+    if place == 0:
+        return f"below {bounds[0]:g} ml"
+    if place == len(bounds):
+        return f"from {bounds[-1]:g} ml"
+    return f"{bounds[place - 1]:g} to {bounds[place]:g} ml"
+
+
+def strata(rows: Sequence[Row], bounds: Sequence[float] = STRATA_ML) -> list[dict[str, Any]]:
+    """The same scores, stratum by stratum of volume; strata without a case are left out.
+
+    Args:
+        rows: the scores of single predictions, with ``lesion_ml``.
+        bounds: as for `stratum`.
+
+    Returns:
+        From small to large: ``name``, ``cases`` (names), ``scores`` (as `summarise` gives them) and ``interaction`` (as
+        `interaction` gives it).
+    """
+    found = []
+    ordered = sorted(rows, key=lambda row: row["lesion_ml"])  # stable, and lesions of one stratum lie together
+    for name, group in itertools.groupby(ordered, key=lambda row: stratum(row["lesion_ml"], bounds)):
+        members = list(group)
+        found.append(
+            {
+                "name": name,
+                "cases": sorted({row["case"] for row in members}),
+                "scores": summarise(members),
+                "interaction": interaction(members),
+            }
+        )
+    return found
+
+
+def by_lesion(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """Scores of single lesions, over all lesions of all cases that have several.
+
+    Args:
+        rows: a row for each lesion and prediction: case, seed, policy, clicks, lesion, lesion_ml, clicked (how many
+            clicks lie on it), dice, nsd.
+
+    Returns:
+        ``cases`` and ``lesions`` (how many), and ``scores``: for each policy and number of clicks ``dice`` and ``nsd``
+        (means over lesions and seeds), ``found`` (share of lesions with a Dice above 0), ``clicked_dice`` and
+        ``other_dice`` (mean over lesions with and without a click on them; None without any). None without rows.
+    """
+    if not rows:
+        return None
+    scores = []
+    for (policy, clicks), group in _by_clicks(rows):
+        parts = {"clicked_dice": True, "other_dice": False}
+        entry: dict[str, Any] = {"policy": policy, "clicks": clicks, "rows": len(group)}
+        entry |= {score: float(np.mean([row[score] for row in group])) for score in SCORES}
+        entry["found"] = float(np.mean([row["dice"] > 0 for row in group]))
+        for name, wanted in parts.items():
+            some = [row["dice"] for row in group if (row["clicked"] > 0) is wanted]
+            entry[name] = float(np.mean(some)) if some else None
+        scores.append(entry)
+    lesions = {(row["case"], row["lesion"]) for row in rows}
+    return {"cases": len({case for case, _ in lesions}), "lesions": len(lesions), "scores": scores}
+
+
+def case_rows(rows: Sequence[Row], about: Iterable[Mapping[str, Any]], bounds: Sequence[float]) -> list[Row]:
+    """A row for each case and seed: its volume and stratum, its lesions, its session of clicks, its peak memory.
+
+    Args:
+        rows: the scores of single predictions.
+        about: for each case ``case``, ``lesions`` (how many) and ``peak_mib``; cases may be missing.
+        bounds: as for `stratum`.
+
+    Returns:
+        ``case``, ``seed``, ``lesion_ml``, ``stratum``, ``lesions``, ``peak_mib``, and what `sessions` gives; None where
+        something is not known.
+    """
+    known = {entry["case"]: entry for entry in about}
+    clicked = {(session["case"], session["seed"]): session for session in sessions(rows)}
+    columns = ("dice_area", "nsd_area", "clicks_needed", "reached", "seconds_first_click", "seconds_next_click")
+    found = {}
+    for row in rows:
+        case, seed = key = (row["case"], row["seed"])
+        session = clicked.get(key, {})
+        found[key] = {
+            "case": case,
+            "seed": seed,
+            "lesion_ml": row["lesion_ml"],
+            "stratum": stratum(row["lesion_ml"], bounds),
+            **{name: known.get(case, {}).get(name) for name in ("lesions", "peak_mib")},
+            **{name: session.get(name) for name in columns},
+        }
+    return list(found.values())
