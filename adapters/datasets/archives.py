@@ -153,7 +153,7 @@ def _members(opened: zipfile.ZipFile | tarfile.TarFile) -> list[Member]:
     """The files of the data: no folders (they are made for their files), and nothing that only macOS wants."""
     if isinstance(opened, zipfile.ZipFile):
         return [member for member in opened.infolist() if not member.is_dir() and _wanted(member.filename)]
-    members = [member for member in opened if not member.isdir() and _wanted(member.name)]
+    members: list[Member] = [member for member in opened if not member.isdir() and _wanted(member.name)]
     # a tar that was cut between two members reads like a whole one, but for the block of zeros at its end
     if opened.fileobj is not None:
         opened.fileobj.seek(opened.offset)
