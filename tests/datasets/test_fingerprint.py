@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from release_files import LESION_ML, patient, save
 
-from adapters.datasets.fingerprint import fingerprint, measure, summary, table, write_fingerprint
+from adapters.datasets.fingerprint import Case, fingerprint, measure, measure_all, summary, table, write_fingerprint
 
 CASES = ("a", "b", "c")
 
@@ -144,6 +145,18 @@ def test_bad_lists(text: str, message: str, folder: Path) -> None:
     path.write_text(text)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         fingerprint(path)
+
+
+def test_what_is_wrong_with_five_cases_is_enough(tmp_path: Path) -> None:
+    def missing(number: int) -> Callable[[], Case]:
+        return lambda: measure(f"case {number}", tmp_path / f"{number}.nii", tmp_path / "label.nii", 1)
+
+    with pytest.raises(
+        ValueError, match=r"5 of 5 cases looked at cannot be used: case 0: 'image': there is no file"
+    ) as caught:
+        measure_all([missing(number) for number in range(8)])
+    assert "case 4" in str(caught.value)
+    assert "case 5" not in str(caught.value)
 
 
 def test_the_real_sarcomas(shared: Path) -> None:

@@ -304,6 +304,12 @@ def _not_a_number(_: Path, image: Path, label: Path) -> None:
     save(image, array, "LAS")
 
 
+def _no_number_in_the_label(_: Path, image: Path, label: Path) -> None:
+    array = patient(image.name.split(".")[0], 1)[1].astype(np.float32)
+    array[0, 0, 0] = np.nan
+    save(label, array, "LAS")
+
+
 def _truncated(_: Path, image: Path, label: Path) -> None:
     image.write_bytes(image.read_bytes()[:500])
 
@@ -331,6 +337,10 @@ def _other_labels(folder: Path, image: Path, label: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"labels": LABELS["msd_liver"]}))
 
 
+def _no_object(folder: Path, image: Path, label: Path) -> None:
+    (folder / "Task10_Colon" / "dataset.json").write_text("[]")
+
+
 def _not_json(folder: Path, image: Path, label: Path) -> None:
     (folder / "Task10_Colon" / "dataset.json").write_text("{")
 
@@ -346,12 +356,14 @@ def _not_json(folder: Path, image: Path, label: Path) -> None:
         (_smaller_label, r"{case}: .* are on different grids: shapes \(12, 10, 8\) and \(12, 10, 7\)"),
         (_moved_label, r"{case}: .* are on different grids: their affines put a corner 2\.5 mm apart"),
         (_not_a_number, r"{case}: .* has 1 voxels that are NaN or infinite"),
+        (_no_number_in_the_label, r"{case}: the label .* holds nan, expected no value but 0, 1"),
         (_truncated, r"{case}: 'image': .* cannot be read, expected a NIfTI, .* that is not truncated"),
         (_twice, r"the image of {case} is there twice, .*Task10_Colon.* and .*copy.*; move one away"),
         (_listed_twice, r"dataset.json' lists {case}.nii.gz twice"),
         (_renamed, r"dataset.json' is of 'SPLEEN', expected 'Colon', Task10_Colon"),
         (_other_labels, r"dataset.json' has the labels 0, 1, 2, expected 0, 1 of Task10_Colon"),
         (_not_json, r"dataset.json' is not JSON"),
+        (_no_object, r"dataset.json' holds list, expected an object; fetch the release again"),
     ],
 )
 def test_bad_cases(change: Change, message: str, colon: Path, tmp_path: Path) -> None:
@@ -377,6 +389,23 @@ def test_missing_cases(colon: Path, tmp_path: Path) -> None:
     assert "nothing of colon_005, colon_006, colon_007, " in message
     assert " and 113 more" in message
     assert "expected Task10_Colon/imagesTr/colon_*.nii.gz and Task10_Colon/labelsTr/colon_*.nii.gz" in message
+
+
+def test_the_kidneys_of_another_year(tmp_path: Path) -> None:
+    source = write_release(tmp_path / "release", "kits21", ["case_00000"])
+    label = source / paths("kits21", "case_00000")[1]
+    label.rename(label.with_name("segmentation.nii.gz"))
+    with pytest.raises(FileNotFoundError, match=r"no label of case_00000; .* KiTS19 and KiTS23 name their labels"):
+        prepare("kits21", tmp_path / "out", source)
+
+
+def test_a_truncated_scan_without_compression(tmp_path: Path) -> None:
+    cases = first_cases("lits17")
+    source = write_release(tmp_path / "release", "lits17", cases)
+    image = source / paths("lits17", cases[0])[0]
+    image.write_bytes(image.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=rf"{cases[0]}: 'image': .* cannot be read, .* that is not truncated"):
+        prepare("lits17", tmp_path / "out", source, partial=True)
 
 
 def test_the_archive_of_another_task(tmp_path: Path) -> None:
