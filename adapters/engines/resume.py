@@ -164,7 +164,8 @@ class Resume:
                     return state
                 problems.append(f"{path} has format {state['format']}, expected {_FORMAT}")
             except Exception as err:  # a damaged file raises anything
-                problems.append(f"{path} cannot be read ({type(err).__name__}: {err})")
+                reason = (str(err).splitlines() or [""])[0]
+                problems.append(f"{path} cannot be read ({type(err).__name__}: {reason})")
             logger.warning("%s: the state before it is taken, if there is one", problems[-1])
         if problems:
             raise ValueError(f"{'; '.join(problems)}: choose another folder (ckpt_dir), or start anew (resume=False).")
