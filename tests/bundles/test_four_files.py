@@ -88,7 +88,7 @@ def test_a_task_of_ones_own(tmp_path: Path) -> None:
     assert bundle == tmp_path / "lung_tumor_ct"
     train = json.loads((bundle / "configs" / "train.json").read_text())
     assert train["clipping"]["a_min"] == -160
-    assert train["loading_transforms"][3]["select_labels"] == [3]
+    assert train["label_values"] == [3]
 
 
 def test_bad_arguments() -> None:
@@ -117,8 +117,9 @@ def test_values_of_the_published_table(task: str) -> None:
     assert train["loading_transforms"][3] == {
         "_target_": "LabelToMaskd",
         "keys": "label",
-        "select_labels": [label],
+        "select_labels": "@label_values",
     }
+    assert train["label_values"] == [label]
     low, high = clip
     clipping = {"a_min": low, "a_max": high, "b_min": low, "b_max": high, "clip": True}
     normalising = {"subtrahend": mean, "divisor": std}

@@ -178,6 +178,12 @@ def test_a_case_without_a_lesion_is_scored(colon: Run, tmp_path: Path) -> None:
     assert {(row["policy"], float(row["dice"])) for row in colon.rows()} == {("random", 1.0), ("iterative", 1.0)}
 
 
+def test_training_refuses_labels_of_another_task(colon: Run, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="") as caught:  # noqa: PT011
+        colon.go(["train"], label_values=[5], ckpt_dir=str(tmp_path))
+    assert "has no voxel of value 5, it holds 0, 1, 2" in told(caught.value)
+
+
 # --- several processes
 
 
