@@ -19,6 +19,7 @@ from bundle_runs import configs, told, workflow
 from four_runs import CROPS, SCORING, SMALL, bundle_of, lesion_voxel, make_release
 
 from adapters.bundling import TASKS
+from adapters.checkpoints import save_model
 from adapters.networks import build_sam_adapter3d
 
 KIND = {"train": "train", "train_auto": "train", "inference": "infer", "inference_auto": "infer"}
@@ -199,16 +200,33 @@ def torchrun(run: Run, run_id: str, names: list[str], options: dict[str, Any]) -
     )
 
 
-def test_two_processes_train_and_evaluate(tmp_path: Path) -> None:
+SAME_CROPS = [
+    "@normalising",
+    "@binarising",
+    {"_target_": "SpatialPadd", "keys": ["image", "label"], "spatial_size": [16, 16, 16]},
+    {"_target_": "CenterSpatialCropd", "keys": ["image", "label"], "roi_size": [16, 16, 16]},
+    "@tensors",
+]
+"""Nothing is left to chance, so that a process and two of them see the same crops."""
+
+
+def test_two_processes_train_as_one_does_and_evaluate(tmp_path: Path) -> None:
     data = make_release("kidney_tumor", tmp_path / "release", training=2, validation=2, test=2)
-    run = Run("kidney_tumor", data, tmp_path)
-    options = {"crop_size": 16, "max_epochs": 1}
+    run, alone = Run("kidney_tumor", data, tmp_path), Run("kidney_tumor", data, tmp_path / "alone")
+    start = save_model(build_sam_adapter3d("tiny", 16), tmp_path / "start.pt")
+    options = {"crop_size": 16, "max_epochs": 1, "pretrained": str(start), "lesion_clicks": 1, "stray_clicks": 0}
+    options |= {"train#prepare_batch#policy": "centre", "train#random_transforms": SAME_CROPS}
     done = torchrun(run, "training", ["train", "multi_gpu_train"], options)
     assert done.returncode == 0, done.stderr[-3000:]
-    last = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
-    assert (last["epoch"], last["finished"]) == (1, True)
-    steps = {int(entry["step"]) for entry in last["parts"]["optimizer"]["state"].values()}
-    assert steps == {1}  # two cases, one for each process
+    alone.go(["train"], **options, batch_size=2)
+
+    two, one = (torch.load(r.folder / "models" / "last.pt", weights_only=True) for r in (run, alone))
+    assert (two["epoch"], two["finished"]) == (1, True)
+    gradients = [last["parts"]["optimizer"]["state"] for last in (two, one)]
+    assert gradients[0].keys() == gradients[1].keys()
+    for index, entry in gradients[0].items():
+        assert int(entry["step"]) == 1  # two cases, one for each process
+        torch.testing.assert_close(entry["exp_avg"], gradients[1][index]["exp_avg"], rtol=1e-3, atol=1e-6)
     assert not any(name.startswith("module.") for name in run.weights("train"))
 
     done = torchrun(run, "evaluating", ["train", "evaluate", "multi_gpu_evaluate"], {"crop_size": 16, **SCORING})
