@@ -10,7 +10,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from monai.handlers import IgniteMetricHandler, ValidationHandler, from_engine
+from monai.handlers import IgniteMetricHandler, LrScheduleHandler, ValidationHandler, from_engine
 
 from adapters.engines.progress import Progress, StopEarly
 from adapters.engines.resume import Resume
@@ -70,9 +70,11 @@ def made(
     )  # fmt: skip
     trainer = SupervisedTrainer(
         torch.device("cpu"), epochs, DATA, network, optimizer, torch.nn.MSELoss(), prepare_batch=prepare,
-        train_handlers=[ValidationHandler(1, validator), StopEarly(validator, patience), resume, Progress()],
+        train_handlers=[
+            LrScheduleHandler(schedule), ValidationHandler(1, validator), StopEarly(validator, patience),
+            resume, Progress(),
+        ],
     )  # fmt: skip
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: schedule.step())
     if stop_in is not None:
 
         def stop(engine: Engine) -> None:
