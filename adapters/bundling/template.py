@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from adapters.datasets.releases import get_release
+
 __all__ = ["TASKS", "differing_files", "load_task", "render", "write_bundle"]
 
 _HERE = Path(__file__).resolve().parent
@@ -19,11 +21,13 @@ TASKS: tuple[str, ...] = ("kidney_tumor", "pancreas_tumor", "liver_tumor", "colo
 REMOVED = "{{-}}"
 _SLOT = re.compile(r"\{\{(\w+)\}\}")
 _VARIANTS = {"train_auto": "train", "inference_auto": "inference"}  # written as changes to another configuration
-_SECTIONS = {"training": "train", "validation": "val", "test": "test"}
+SECTIONS = ("training", "validation", "test")
+_CARD = ("intro", "data", "performance")  # parts of the model card that only published tasks, or only others, have
+_PUBLISHED = {"card": "published", "modality": "CT", "crop_size": 128, "spacing": 1.0, "shift": 20}
 
 
 def load_task(name: str) -> dict[str, Any]:
-    """The values of a task, with those that follow from them.
+    """The values of a task: those of its file, and what its release says.
 
     Args:
         name: one of `TASKS`.
@@ -34,17 +38,35 @@ def load_task(name: str) -> dict[str, Any]:
     if name not in TASKS:
         raise ValueError(f"task {name!r} is unknown, expected one of {', '.join(TASKS)}")
     values = _read(_HERE / "tasks" / f"{name}.json")
-    values["folds"] = _read(_HERE / "splits" / values["splits"])["folds"]
-    return values
+    release = get_release(values["release"])
+    published = release.constants
+    if published is None:
+        raise ValueError(f"nothing was published on {values['release']}, the release of task {name!r}")
+    return {
+        **_PUBLISHED,
+        "folder": "bundles",
+        "dataset_dir": f"/workspace/data/{values['dataset']}",
+        "label": release.lesion,
+        "clip_low": published.low,
+        "clip_high": published.high,
+        "mean": published.mean,
+        "std": published.std,
+        "tolerance": published.tolerance,
+        "stored_axes": release.stored_axes,
+        "datalists": [
+            {section: [_entry(values, case) for case in cases] for section, cases in fold.items()}
+            for fold in release.folds
+        ],
+        **values,
+    }
 
 
 def render(values: Mapping[str, Any]) -> dict[str, str]:
     """All files of a bundle.
 
     Args:
-        values: what `load_task` gives, or the same keys of a task of one's own. ``folds`` is a list of
-            {"train": [...], "val": [...], "test": [...]} with case identifiers; ``image`` and ``label_file`` are the
-            paths of a case in the release, with ``{case}`` and ``{number}`` (what follows the identifier's last dash).
+        values: what `load_task` gives, or the same keys of a task of one's own. ``datalists`` holds, for each fold, the
+            entries of a data list by section; ``card`` is "published" or "own", which parts the model card has.
 
     Returns:
         Texts by path inside the bundle.
@@ -64,8 +86,8 @@ def render(values: Mapping[str, Any]) -> dict[str, str]:
         files[name] = (_TEMPLATE / name).read_text(encoding="utf-8")
     for name in ("docs/README.md", "docs/data_license.txt"):
         files[name] = str(_fill((_TEMPLATE / name).read_text(encoding="utf-8"), filled, name))
-    for number, fold in enumerate(values["folds"]):
-        files[f"datalists/fold_{number}.json"] = _datalist(values, fold)
+    for number, sections in enumerate(values["datalists"]):
+        files[f"datalists/fold_{number}.json"] = _datalist(sections)
     return files
 
 
@@ -116,19 +138,28 @@ def differing_files(values: Mapping[str, Any], folder: str | Path) -> list[str]:
 def _derived(values: Mapping[str, Any]) -> dict[str, Any]:
     """What the template uses beside the values themselves."""
     low, high = ((values[key] - values["mean"]) / values["std"] for key in ("clip_low", "clip_high"))
-    counts = {section: len(values["folds"][0][key]) for section, key in _SECTIONS.items()}
+    counts = {section: len(values["datalists"][0][section]) for section in SECTIONS}
     augmentation = _read(_TEMPLATE / "augmentation.json")[values["augmentation"]]
-    return {
+    last_fold = len(values["datalists"]) - 1
+    derived = {
+        **_read(_TEMPLATE / "modalities.json")[values["modality"]],
         "augmentation": augmentation["transforms"],
         "augmentation_text": augmentation["text"],
+        "automatic_crop_size": 2 * values["crop_size"],
+        "spacing_text": f"{values['spacing']:g}",
         "normalised_low": round(low, 4),
         "normalised_high": round(high, 4),
         "cases": sum(counts.values()),
         **{f"{section}_cases": count for section, count in counts.items()},
-        "published_table": _table(values["published"]),
-        "published_automatic_table": _table(values["published_automatic"]),
+        "other_folds": f"1 to {last_fold}" if last_fold else "none",
+        "published_table": _table(values.get("published", [])),
+        "published_automatic_table": _table(values.get("published_automatic", [])),
         "reference_list": "\n".join(f"- {reference}" for reference in values["references"]),
     }
+    for name in _CARD:
+        path = _TEMPLATE / "cards" / values["card"] / f"{name}.md"
+        derived[name] = str(_fill(path.read_text(encoding="utf-8"), {**values, **derived}, path.name)).strip()
+    return derived
 
 
 def _table(rows: list[list[Any]]) -> str:
@@ -136,21 +167,19 @@ def _table(rows: list[list[Any]]) -> str:
     return "\n".join([*lines, *(f"| {method} | {dice:.2f} | {nsd:.2f} |" for method, dice, nsd in rows)])
 
 
-def _datalist(values: Mapping[str, Any], fold: Mapping[str, list[str]]) -> str:
-    """The cases of a fold in the release's layout, a line each."""
-    sections = []
-    for section, key in _SECTIONS.items():
-        cases = []
-        for case in fold[key]:
-            names = {"case": case, "number": case.rsplit("-", 1)[-1]}
-            entry = {
-                "case": case,
-                "image": values["image"].format(**names),
-                "label": values["label_file"].format(**names),
-            }
-            cases.append(f"        {json.dumps(entry)}")
-        sections.append(f'    "{section}": [\n' + ",\n".join(cases) + "\n    ]")
-    return "{\n" + ",\n".join(sections) + "\n}\n"
+def _entry(values: Mapping[str, Any], case: str) -> dict[str, str]:
+    """A case where its release has it; the paths know ``{case}`` and ``{number}``, what follows its last dash."""
+    names = {"case": case, "number": case.rsplit("-", 1)[-1]}
+    return {"case": case, "image": values["image"].format(**names), "label": values["label_file"].format(**names)}
+
+
+def _datalist(sections: Mapping[str, list[Any]]) -> str:
+    """A data list, a line for each case."""
+    parts = []
+    for section in SECTIONS:
+        cases = ",\n".join(f"        {json.dumps(entry)}" for entry in sections[section])
+        parts.append(f'    "{section}": [\n{cases}\n    ]')
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def _fill(node: Any, values: Mapping[str, Any], source: str) -> Any:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,28 @@ def test_interactive_training_tunes_the_labels_too(colon: Run, tmp_path: Path) -
     assert state["prompt_head.label_embed.weight"][1].any()
 
 
+def test_recomputed_activations_train_alike(colon: Run, tmp_path: Path) -> None:
+    start = save_model(build_sam_adapter3d("tiny", 16), tmp_path / "start.pt")
+    for name, recompute in (("kept", False), ("recomputed", True)):
+        options = {"max_epochs": 1, "recompute": recompute, "pretrained": str(start)}
+        colon.go(["train"], **options, ckpt_dir=str(tmp_path / name))
+    kept, recomputed = (torch.load(tmp_path / n / "model.pt", weights_only=True) for n in ("kept", "recomputed"))
+    for name, tensor in kept.items():
+        torch.testing.assert_close(recomputed[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_tracking_by_mlflow(colon: Run, tmp_path: Path) -> None:
+    options = SMALL | colon.data | {"crop_size": 16, "max_epochs": 1, "ckpt_dir": str(tmp_path)}
+    made = workflow(bundle_of(colon.task), ["train"], "train", tracking="mlflow", output_dir=str(tmp_path), **options)
+    for part in ("train", "validate"):
+        assert made.parser[f"{part}#handlers"][-1]["_target_"] == "MLFlowHandler"
+    pytest.importorskip("mlflow")
+    made.run()
+    with closing(sqlite3.connect(tmp_path / "mlruns.db")) as database:
+        logged = {name for (name,) in database.execute("SELECT key FROM metrics")}
+    assert {"train_loss", "val_dice_loss"} <= logged
+
+
 def test_early_stop(colon: Run, tmp_path: Path) -> None:
     """With a learning rate of 0 no epoch is better than the first by more than chance of its crops."""
     colon.go(["train"], max_epochs=30, learning_rate=0.0, early_stopping=1, ckpt_dir=str(tmp_path))
@@ -163,7 +187,7 @@ def test_a_fold_that_is_not_there(colon: Run) -> None:
     made = workflow(bundle_of(colon.task), ["train"], "train", **(SMALL | colon.paths | data), crop_size=16)
     with pytest.raises(Exception, match="") as caught:  # noqa: PT011
         made.run()
-    assert "fold_5.json" in told(caught.value)
+    assert "fold_5.json'; its folder holds fold_0.json, fold_1.json" in told(caught.value)
 
 
 def test_a_case_without_a_lesion_is_scored(colon: Run, tmp_path: Path) -> None:
