@@ -96,3 +96,57 @@ def compare(runs: str, output: str) -> str:
     from adapters.engines.report import compare as run
 
     return f"wrote {run(runs, output)}"
+
+
+@verb
+def prepare(
+    dataset: str,
+    output: str,
+    source: str = "",
+    fold: int = 0,
+    *,
+    download: bool = False,
+    partial: bool = False,
+    workers: int = 2,
+) -> str:
+    """Checks a public data set as it was downloaded, and writes data lists with the published folds.
+
+    Args:
+        dataset: kits21, msd_pancreas, lits17, msd_liver, msd_colon, soft_tissue_sarcoma or soft_tissue_sarcoma_mr.
+        output: The folder to write datalist.json, cases.csv and what is unpacked into; a configuration's dataset_dir.
+        source: The archive, the folder it was unpacked into, or a folder of archives.
+        fold: Which published fold datalist.json holds; the published tables use 0.
+        download: Fetch the archive instead; for the tasks of the Medical Segmentation Decathlon.
+        partial: Go on without the cases that are missing, for a trial with a few.
+        workers: How many cases to read at a time.
+    """
+    from adapters.datasets.prepare import prepare as run
+
+    return run(dataset, output, source, fold=fold, download=download, partial=partial, workers=workers)
+
+
+@verb
+def fingerprint(
+    datalist: str,
+    output: str = "fingerprint.json",
+    dataset_dir: str = "",
+    section: str = "training",
+    label: int = 0,
+    workers: int = 2,
+) -> str:
+    """Intensity window, mean, spacing and lesion statistics of a data list, for a bundle's constants.
+
+    Args:
+        datalist: JSON data list with images and labels.
+        output: JSON file to write.
+        dataset_dir: The folder that the list's paths start from; its own when left out.
+        section: Which cases; those of the training, so that nothing is learnt from the test.
+        label: The lesion's value in the labels; when left out, the one that the list names, or 1 if there is no other.
+        workers: How many cases to read at a time.
+    """
+    from adapters.datasets.fingerprint import fingerprint as run
+    from adapters.datasets.fingerprint import write_fingerprint
+
+    return write_fingerprint(
+        run(datalist, dataset_dir or None, section=section, label=label or None, workers=workers), output
+    )

@@ -60,6 +60,7 @@ class Release:
         stored_axes: what the axes of the stored arrays are, as distributed.
         constants: what was published, where something was.
         note: what a user should know when cases are missing.
+        spacing_note: what a user should know when scans have no true spacing.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Release:
     stored_axes: str = "width, height, depth"
     constants: Constants | None = None
     note: str = field(default="", repr=False)
+    spacing_note: str = field(default="", repr=False)
 
     @cached_property
     def folds(self) -> tuple[dict[str, list[str]], ...]:
@@ -221,6 +223,7 @@ _ALL = (
         identifier="volume-{}",
         constants=_LIVER,
         note="the training set comes in two archives: give the folder that holds both, or both unpacked",
+        spacing_note="reported of volume-28 to volume-48; msd_liver holds the same scans with corrected spacings",
     ),
     _decathlon(
         "msd_liver",

@@ -1,0 +1,201 @@
+"""Unpacking an archive whole or not at all, and nothing outside its folder."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import logging
+import lzma
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from monai.apps.utils import safe_extract_member
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_CHUNK = 2**20
+# what the libraries raise on a file that ends too early or has a wrong checksum
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    RuntimeError,  # a password
+)
+Member = zipfile.ZipInfo | tarfile.TarInfo
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file's name is that of an archive which `unpack` reads."""
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+
+
+def stem(archive: Path) -> str:
+    """An archive's name without what says that it is one: ``Task10_Colon`` of ``Task10_Colon.tar``."""
+    return next((archive.name[: -len(end)] for end in SUFFIXES if archive.name.lower().endswith(end)), archive.name)
+
+
+def target(archive: Path, folder: Path) -> Path:
+    """The folder of its own that `unpack` makes for an archive."""
+    return folder / stem(archive)
+
+
+def contents(archive: Path) -> list[str]:
+    """The paths of the files in an archive, in its order, without what only macOS wants.
+
+    A compressed tar is read to its end for this; a zip or a plain tar is not.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no archive, or is truncated or damaged.
+    """
+    with _explained(archive), _opened(archive) as opened:
+        return [_name(member) for member in _members(opened)]
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    """Unpacks a zip or tar archive into a folder of its own, named as the archive.
+
+    It is unpacked beside its place and moved there when it is whole, so what is there is whole; what an interrupted
+    run left behind is removed. What only macOS wants (``__MACOSX``, ``._*``) is left out.
+
+    Args:
+        archive: the file.
+        folder: where the archive's own folder goes.
+
+    Returns:
+        The archive's own folder. If it is there already, it is taken as it is, and said.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no archive, is truncated or damaged, or a member is doubled, is a link or a device, or has a
+            path that leaves the folder: names the member. Nothing is left unpacked.
+        OSError: the disk is too small (said before anything is unpacked) or fills up. Nothing is left unpacked.
+    """
+    place = target(archive, folder)
+    if place.exists() and archive.is_file():
+        logger.info("%s is unpacked in %s already; remove that folder to unpack it again", archive.name, place)
+        return place
+    partial = folder / f".{place.name}.partial"
+    with _explained(archive):
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+        try:
+            _unpack(archive, partial)
+            # an archive with one folder of its own name becomes that folder
+            inner = partial / place.name
+            whole = inner if [*partial.iterdir()] == [inner] and inner.is_dir() else partial
+            whole.replace(place)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return place
+
+
+@contextmanager
+def _explained(archive: Path) -> Iterator[None]:
+    """Says in a sentence what the libraries found wrong with an archive or the disk."""
+    if not archive.is_file():
+        raise FileNotFoundError(f"there is no archive {str(archive)!r}; check the path")
+    try:
+        yield
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            reason = f"the disk is too small, nothing of {archive.name} is left unpacked; make room: {error.strerror}"
+            raise OSError(error.errno, reason) from error
+        # bz2 has no error of its own: it raises an OSError without a number
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(
+            f"the archive {str(archive)!r} ({archive.stat().st_size} bytes) is truncated or damaged, nothing was "
+            f"unpacked; fetch it again: {str(error).partition(chr(10))[0]}"
+        ) from error
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    with _opened(archive) as opened:
+        members = _members(opened)
+        places = _places(members, folder)
+        needed = sum(_size(member) for member in members)
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise OSError(errno.ENOSPC, f"{archive.name} needs {needed} bytes, {free} are free")
+        with tqdm(desc=archive.name, total=needed, unit="B", unit_scale=True) as progress:
+            for member, place in zip(members, places, strict=True):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with _content(opened, member) as source, place.open("xb") as file:
+                    while chunk := source.read(_CHUNK):
+                        file.write(chunk)
+                        progress.update(len(chunk))
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
+    if archive.name.lower().endswith(".zip"):
+        with zipfile.ZipFile(archive) as zipped:
+            yield zipped
+    else:
+        with tarfile.open(archive) as tar:
+            yield tar
+
+
+def _members(opened: zipfile.ZipFile | tarfile.TarFile) -> list[Member]:
+    """The files of the data: no folders (they are made for their files), and nothing that only macOS wants."""
+    if isinstance(opened, zipfile.ZipFile):
+        return [member for member in opened.infolist() if not member.is_dir() and _wanted(member.filename)]
+    members = [member for member in opened if not member.isdir() and _wanted(member.name)]
+    # a tar that was cut between two members reads like a whole one, but for the block of zeros at its end
+    if opened.fileobj is not None:
+        opened.fileobj.seek(opened.offset)
+        if opened.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("there is no mark where a tar ends")
+    return members
+
+
+def _wanted(name: str) -> bool:
+    parts = name.split("/")
+    return "__MACOSX" not in parts and not parts[-1].startswith("._") and parts[-1] != ".DS_Store"
+
+
+def _name(member: Member) -> str:
+    return member.filename if isinstance(member, zipfile.ZipInfo) else member.name
+
+
+def _size(member: Member) -> int:
+    return member.file_size if isinstance(member, zipfile.ZipInfo) else member.size
+
+
+def _places(members: list[Member], folder: Path) -> list[Path]:
+    """Where each member goes: inside the folder, and no two at one place."""
+    places: dict[str, str] = {}
+    for member in members:
+        name = _name(member)
+        if isinstance(member, tarfile.TarInfo) and not (member.isfile() or member.issym() or member.islnk()):
+            raise ValueError(f"{name!r} in the archive is neither a file nor a folder; nothing was unpacked")
+        try:
+            place = str(safe_extract_member(member, str(folder)))
+        except ValueError as error:
+            raise ValueError(f"{name!r} in the archive is refused, nothing was unpacked: {error}") from error
+        if place in places:
+            raise ValueError(f"{name!r} is in the archive twice, nothing was unpacked; expected each file once")
+        places[place] = name
+    return [Path(place) for place in places]
+
+
+def _content(opened: zipfile.ZipFile | tarfile.TarFile, member: Member) -> IO[bytes]:
+    if isinstance(opened, zipfile.ZipFile):
+        return opened.open(member)  # type: ignore[arg-type]
+    content = opened.extractfile(member)  # type: ignore[arg-type]
+    if content is None:
+        raise tarfile.ReadError(f"{member!r} has no content")
+    return content

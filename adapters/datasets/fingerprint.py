@@ -1,0 +1,353 @@
+"""What a data set's images and lesions are like: intensities of the lesions, spacing, size, lesion volumes.
+
+Lengths and sizes are given along depth (inferior to superior), height (anterior to posterior) and width (left to
+right), whatever the order of the stored axes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+from tqdm import tqdm
+
+from adapters.transforms import CheckScand, LoadScand, load_datalist
+
+logger = logging.getLogger(__name__)
+
+AXES = "depth, height, width"
+LOW, HIGH = 0.5, 99.5
+"""Percentiles of the lesions' voxels that the window of intensities lies between."""
+_MOST_PROBLEMS = 5
+_DIAGONAL = np.ones((3, 3, 3), dtype=bool)
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One connected lesion (voxels that share a face, an edge or a corner).
+
+    Attributes:
+        volume: ml.
+        extent: mm along depth, height, width of the box round it.
+    """
+
+    volume: float
+    extent: tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What one image and its label are like.
+
+    Attributes:
+        name: the case.
+        shape: voxels along the stored axes.
+        axes: where the stored axes point, as nibabel's axis codes.
+        spacing: mm along depth, height, width.
+        size: voxels along depth, height, width.
+        values: the label's values, in order.
+        lesions: each lesion, the largest first.
+        intensities: (N,) float32, the image in the voxels of the lesions; empty unless asked for.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: str
+    spacing: tuple[float, ...]
+    size: tuple[int, ...]
+    values: tuple[float, ...]
+    lesions: tuple[Lesion, ...]
+    intensities: np.ndarray
+
+    @property
+    def volume(self) -> float:
+        """Of all its lesions together, ml."""
+        return sum(lesion.volume for lesion in self.lesions)
+
+
+def measure(
+    name: str,
+    image: str | PathLike,
+    label: str | PathLike,
+    lesion: int,
+    *,
+    allowed: Collection[int] | None = None,
+    intensities: bool = False,
+) -> Case:
+    """Reads a case, refuses what cannot be trained on, and measures it.
+
+    Args:
+        name: what to call it.
+        image: its scan.
+        label: its label.
+        lesion: the value of the lesion; a case without it is measured like any other.
+        allowed: the values that the label may hold; any where None.
+        intensities: whether to keep the image's values in the lesions.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a scan that cannot be read, is not 3D, constant, or holds NaN; a label on another grid or with a
+            value that is not allowed. The message begins with the case's name.
+    """
+    load, check = LoadScand(["image", "label"]), CheckScand("image", label_key="label")
+    try:
+        loaded = check(load({"image": str(image), "label": str(label)}))  # MONAI's Compose would hide their errors
+        truth = loaded["label"].numpy()[0]
+        values = _values(truth)
+        if allowed is not None and (others := [value for value in values if value not in allowed]):
+            listed = ", ".join(f"{value:g}" for value in others[:10])
+            raise ValueError(
+                f"the label {str(label)!r} holds {listed}, expected no value but {', '.join(map(str, sorted(allowed)))}"
+            )
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    affine = np.asarray(loaded["image"].meta["original_affine"], dtype=np.float64)
+    # which stored axis is depth, height and width
+    order = [list(nib.io_orientation(affine)[:, 0]).index(world) for world in (2, 1, 0)]
+    edges = np.linalg.norm(affine[:3, :3], axis=0)[order]
+    mask = truth == lesion
+    return Case(
+        name=name,
+        shape=truth.shape,
+        axes="".join(nib.aff2axcodes(affine)),
+        spacing=tuple(edges.tolist()),
+        size=tuple(truth.shape[axis] for axis in order),
+        values=tuple(values),
+        lesions=_lesions(mask, abs(np.linalg.det(affine[:3, :3])), edges, order),
+        intensities=loaded["image"].numpy()[0][mask] if intensities else np.empty(0, dtype=np.float32),
+    )
+
+
+def _values(label: np.ndarray) -> list[float]:
+    """The values of a label; plane by plane, because sorting a whole scan takes seconds."""
+    found: set[float] = set()
+    for plane in label:
+        with np.errstate(invalid="ignore"):
+            small = plane.astype(np.uint8)
+        whole = np.array_equal(small, plane)
+        found.update(np.flatnonzero(np.bincount(small.ravel())).tolist() if whole else np.unique(plane).tolist())
+    return sorted(found)
+
+
+def _lesions(mask: np.ndarray, voxel: float, edges: np.ndarray, order: Sequence[int]) -> tuple[Lesion, ...]:
+    """The connected lesions of a mask (stored axes), largest first; voxel in mm³, edges in mm along depth, ..."""
+    whole = ndimage.find_objects(mask.astype(np.uint8))
+    if not whole:
+        return ()
+    parts, _ = ndimage.label(mask[whole[0]], structure=_DIAGONAL)
+    volumes = np.bincount(parts.ravel())[1:] * voxel / 1000
+    lesions = []
+    for volume, box in zip(volumes.tolist(), ndimage.find_objects(parts), strict=True):
+        voxels = np.array([box[axis].stop - box[axis].start for axis in order])
+        depth, height, width = (voxels * edges).tolist()
+        lesions.append(Lesion(volume, (depth, height, width)))
+    return tuple(sorted(lesions, key=lambda lesion: -lesion.volume))
+
+
+def measure_all(tasks: Sequence[Callable[[], Case]], *, workers: int = 2, title: str = "cases") -> list[Case]:
+    """Measures many cases, several at a time, with a progress bar.
+
+    Args:
+        tasks: each measures one case.
+        workers: how many at a time; each holds a scan and its label in memory.
+        title: of the progress bar.
+
+    Raises:
+        ValueError: cases that cannot be used: names up to five of them and what is wrong with each.
+    """
+    if workers < 1:
+        raise ValueError(f"workers is {workers}, expected at least 1")
+
+    def attempt(task: Callable[[], Case]) -> Case | str:
+        try:
+            return task()
+        except (ValueError, OSError) as error:
+            return str(error)
+
+    cases: list[Case] = []
+    problems: list[str] = []
+    for result in tqdm(_in_threads(attempt, tasks, workers), desc=title, total=len(tasks), unit="case"):
+        if isinstance(result, Case):
+            cases.append(result)
+        else:
+            problems.append(result)
+            if len(problems) == _MOST_PROBLEMS:
+                break
+    if problems:
+        checked = len(cases) + len(problems)
+        raise ValueError(f"{len(problems)} of {checked} cases looked at cannot be used: {'; '.join(problems)}")
+    return cases
+
+
+def _in_threads(function: Callable[[Any], Any], values: Iterable[Any], workers: int) -> Iterator[Any]:
+    """Like ``map``, in threads; what has not begun is given up when the reader stops reading."""
+    executor = ThreadPoolExecutor(workers)
+    try:
+        yield from executor.map(function, values)
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def fingerprint(
+    datalist: str | PathLike,
+    dataset_dir: str | PathLike | None = None,
+    *,
+    section: str = "training",
+    label: int | None = None,
+    workers: int = 2,
+) -> dict[str, Any]:
+    """Intensities, spacing, size and lesions of the cases of a data list.
+
+    The window of intensities lies between the percentiles 0.5 and 99.5 of all voxels of all lesions; mean and standard
+    deviation are those of the same voxels, before anything is clipped. Take the training section, so that nothing of
+    the test cases goes into the training.
+
+    Args:
+        datalist: the JSON file, as `adapters.transforms.load_datalist` reads it.
+        dataset_dir: the folder that its paths start from; the file's own where None.
+        section: which cases.
+        label: the value of the lesion; where None, what the data list says under "lesion" (`prepare` writes that), or
+            1 if the labels hold no other value.
+        workers: how many cases to read at a time.
+
+    Returns:
+        What `fingerprint.json` holds: ``section``, ``label``, ``cases`` (their number), ``without_lesion`` (names),
+        ``intensity`` (low, high, mean, std, median, minimum, maximum, and voxels, their number), ``axes`` (how many
+        cases are stored how), and each with minimum, median and maximum: ``spacing`` (mm) and ``size`` (voxels) along
+        depth, height, width, ``lesions`` (a case), ``lesion_volume`` (ml), ``lesion_extent`` (mm along depth, height,
+        width; with the 95th percentile).
+
+    Raises:
+        FileNotFoundError: the list or a file is missing.
+        ValueError: as `measure`; no case holds the lesion; the label has several values and none was named.
+    """
+    path = Path(datalist).expanduser()
+    entries = load_datalist(path, section, path.parent if dataset_dir is None else dataset_dir)
+    wanted = json.loads(path.read_text(encoding="utf-8")).get("lesion") if label is None else label
+    if wanted is not None and not isinstance(wanted, int):
+        raise ValueError(f"the lesion of {str(path)!r} is {wanted!r}, expected a value of the labels such as 1")
+    lesion = 1 if wanted is None else wanted
+    names = [str(entry.get("case") or Path(entry["image"]).name.split(".")[0]) for entry in entries]
+
+    def task(name: str, entry: dict[str, Any]) -> Callable[[], Case]:
+        return lambda: measure(name, entry["image"], entry["label"], lesion, intensities=True)
+
+    cases = measure_all([task(*both) for both in zip(names, entries, strict=True)], workers=workers, title=section)
+    values = sorted({value for case in cases for value in case.values})
+    held = ", ".join(f"{value:g}" for value in values)
+    if wanted is None and set(values) - {0.0, 1.0}:
+        raise ValueError(f"the labels of {str(path)!r} hold {held}: say which is the lesion (--label)")
+    if lesion not in values:
+        raise ValueError(f"no label of section {section!r} of {str(path)!r} holds the lesion {lesion}, only {held}")
+    return {"section": section, "label": lesion, **summary(cases)}
+
+
+def summary(cases: Sequence[Case]) -> dict[str, Any]:
+    """What `fingerprint` returns, of cases that were measured; ``intensity`` only where the values were kept."""
+    lesions = [lesion for case in cases for lesion in case.lesions]
+    found: dict[str, Any] = {
+        "cases": len(cases),
+        "without_lesion": [case.name for case in cases if not case.lesions],
+        "axes": dict(Counter(case.axes for case in cases).most_common()),
+        "spacing": _spread([case.spacing for case in cases]),
+        "size": _spread([case.size for case in cases]),
+        "lesions": _spread([len(case.lesions) for case in cases]),
+    }
+    if lesions:
+        extents = [lesion.extent for lesion in lesions]
+        found["lesion_volume"] = _spread([lesion.volume for lesion in lesions])
+        found["lesion_extent"] = _spread(extents) | {"percentile_95": np.percentile(extents, 95, axis=0).tolist()}
+    voxels = np.concatenate([case.intensities for case in cases])
+    if len(voxels):
+        low, median, high = np.percentile(voxels, [LOW, 50, HIGH]).tolist()
+        found["intensity"] = {
+            "low": low,
+            "high": high,
+            "mean": float(voxels.mean(dtype=np.float64)),
+            "std": float(voxels.std(dtype=np.float64)),
+            "median": median,
+            "minimum": float(voxels.min()),
+            "maximum": float(voxels.max()),
+            "voxels": len(voxels),
+        }
+    return found
+
+
+def _spread(values: Sequence[Any]) -> dict[str, Any]:
+    """Minimum, median and maximum of numbers, or of triples axis by axis."""
+    array = np.asarray(values, dtype=np.float64)
+    return {
+        name: function(array, axis=0).tolist()
+        for name, function in (("minimum", np.min), ("median", np.median), ("maximum", np.max))
+    }
+
+
+def table(columns: dict[str, dict[str, Any]]) -> str:
+    """A Markdown table of summaries.
+
+    Args:
+        columns: what `summary` returned, by the column's title.
+    """
+    rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("cases", lambda found: str(found["cases"])),
+        ("without a lesion", lambda found: str(len(found["without_lesion"]))),
+        ("stored axes point to", lambda found: ", ".join(f"{axes} ({n})" for axes, n in found["axes"].items())),
+        (f"spacing, mm ({AXES})", lambda found: _range(found.get("spacing"), "{:.2f}")),
+        (f"size, voxels ({AXES})", lambda found: _range(found.get("size"), "{:.0f}")),
+        ("lesions in a case", lambda found: _range(found.get("lesions"), "{:g}")),
+        ("volume of a lesion, ml", lambda found: _range(found.get("lesion_volume"), "{:.2f}")),
+        (f"extent of a lesion, mm ({AXES})", lambda found: _range(found.get("lesion_extent"), "{:.0f}")),
+    ]
+    lines = [["median (minimum to maximum)", *columns], ["---"] * (len(columns) + 1)]
+    lines += [[title, *(text(found) for found in columns.values())] for title, text in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _range(spread: dict[str, Any] | None, form: str) -> str:
+    if spread is None:
+        return "-"
+    low, middle, high = (
+        " x ".join(form.format(number) for number in np.atleast_1d(spread[name]))
+        for name in ("minimum", "median", "maximum")
+    )
+    return f"{middle} ({low} to {high})"
+
+
+def write_fingerprint(found: dict[str, Any], output: str | PathLike) -> str:
+    """Writes what `fingerprint` returned as JSON.
+
+    Args:
+        found: the fingerprint.
+        output: the file; its folder is made if it is not there.
+
+    Returns:
+        The table to print, with the intensities below it.
+    """
+    file = Path(output).expanduser()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(found, indent=4) + "\n", encoding="utf-8")
+    voxels = found["intensity"]
+    return "\n".join(
+        [
+            table({found["section"]: found}),
+            "",
+            (
+                f"lesions, label {found['label']}, {voxels['voxels']} voxels: percentiles {LOW} and {HIGH} are "
+                f"{voxels['low']:g} and {voxels['high']:g}, mean {voxels['mean']:.6g}, standard deviation "
+                f"{voxels['std']:.6g}"
+            ),
+            f"wrote {file}",
+        ]
+    )

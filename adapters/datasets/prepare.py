@@ -1,0 +1,404 @@
+"""From a release as it was downloaded to a checked data list with the published folds."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapters.datasets.archives import contents, is_archive, target, unpack
+from adapters.datasets.fingerprint import Case, measure, measure_all, summary, table
+from adapters.datasets.releases import RELEASES, Release, get_release
+
+logger = logging.getLogger(__name__)
+
+DATALIST = "datalist.json"
+_MOST_NAMES = 10
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a case's image and label lie; None where there is none."""
+
+    image: Path | None = None
+    label: Path | None = None
+
+
+def prepare(
+    dataset: str,
+    output: str | os.PathLike,
+    source: str | os.PathLike | None = None,
+    *,
+    fold: int = 0,
+    download: bool = False,
+    partial: bool = False,
+    workers: int = 2,
+) -> str:
+    """Checks a release and writes the data lists of its published folds.
+
+    ``datalist.json`` holds the fold that was asked for, ``datalist_fold0.json`` and so on all of them, in the sections
+    "training", "validation" and "test"; their paths start from `output`, which is a configuration's ``dataset_dir``.
+    ``cases.csv`` holds what was found in each case. Images and labels stay as they are: nothing is repaired.
+
+    Args:
+        dataset: name of the release, one of `RELEASES`.
+        output: folder for what is written, and for what is unpacked; made if it is not there.
+        source: the archive, the folder it was unpacked into, or a folder of archives.
+        fold: which published fold; the published tables use 0.
+        download: fetch the archive (tasks of the Medical Segmentation Decathlon only) instead of naming a source.
+        partial: go on without the cases of the folds that are missing, and say which. For a trial with a few cases:
+            figures from fewer cases cannot be compared with the published ones.
+        workers: how many cases to read at a time; each holds a scan and its label in memory.
+
+    Returns:
+        The report to print: a table of what was found in each section.
+
+    Raises:
+        FileNotFoundError: there is no such source; a case of the folds has no image or no label: names it.
+        ValueError: no such release or fold, the files of another one, a truncated archive, a case that is there twice,
+            a label with other values, an image and a label on different grids, an image with NaN: names it. No case
+            at all holds the lesion.
+        OSError: the disk is full; the download failed.
+    """
+    release = get_release(dataset)
+    release.fold(fold)
+    folder = Path(output).expanduser()
+    if download == bool(source):
+        raise ValueError(f"give either the source of {dataset} (--source) or --download, not both or neither")
+    given = _download(release, folder) if download else Path(str(source)).expanduser()
+    found, places = _look(release, given, folder)
+    _check_description(release, found)
+    folds, missing = _complete(release, found, places, partial=partial)
+
+    used = sorted({case for sections in folds for section in sections.values() for case in section})
+    tasks = [_task(release, case, found[case]) for case in used]
+    cases = dict(zip(used, measure_all(tasks, workers=workers, title=dataset), strict=True))
+    if not any(case.lesions for case in cases.values()):
+        values = sorted({value for case in cases.values() for value in case.values})
+        raise ValueError(
+            f"no label of the {len(cases)} cases holds {release.lesion} ({release.labels[release.lesion]}), only "
+            f"{', '.join(f'{value:g}' for value in values)}; expected the labels of {release.title} as distributed"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, sections in enumerate(folds):
+        if len(folds) > 1:
+            _write_datalist(release, number, sections, found, folder, f"datalist_fold{number}.json")
+    _write_datalist(release, fold, folds[fold], found, folder, DATALIST)
+    _write_cases(folds[fold], cases, found, folder)
+    return _report(release, fold, folds[fold], cases, sorted(found.keys() - set(release.cases)), missing, folder)
+
+
+def _task(release: Release, case: str, files: Files) -> Callable[[], Case]:
+    return lambda: measure(case, str(files.image), str(files.label), release.lesion, allowed=release.labels.keys())
+
+
+def _download(release: Release, folder: Path) -> Path:
+    """Fetches a task of the Medical Segmentation Decathlon through MONAI, which checks its MD5."""
+    from monai.apps import DecathlonDataset, download_url
+    from monai.apps.utils import HashCheckError
+
+    if release.task not in DecathlonDataset.resource:
+        offered = ", ".join(name for name, other in RELEASES.items() if other.task)
+        raise ValueError(
+            f"{release.name} cannot be downloaded from here (only {offered} can); get it from {release.reference} and "
+            "give the file or folder as --source"
+        )
+    archive, url = folder / f"{release.task}.tar", DecathlonDataset.resource[release.task]
+    if (place := target(archive, folder)).is_dir():  # unpacked by an earlier run
+        return place
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _temporary_files_in(folder / ".download"):
+            download_url(url, archive, DecathlonDataset.md5[release.task], "md5")
+        if not archive.is_file():  # MONAI passes over a folder that it may not write to
+            raise PermissionError(errno.EACCES, "it could not be written", str(archive))
+    except HashCheckError as error:
+        raise ValueError(
+            f"{str(archive)!r} of {url} is truncated or another file (its MD5 is not that of the release), nothing was "
+            f"unpacked; remove it if it is there, and fetch it again: {error}"
+        ) from error
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            reason = f"the disk is too small for {archive.name}, nothing of it is left; make room: {error.strerror}"
+            raise OSError(error.errno, reason, str(folder)) from error
+        raise OSError(
+            f"{url} could not be fetched ({error}); on a machine with network, fetch that file and give it as --source"
+        ) from error
+    return archive
+
+
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """MONAI downloads into the system's temporary folder, which may be smaller than a task of 27 GB.
+
+    What a run that was killed left in ours is removed.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _look(release: Release, source: Path, output: Path) -> tuple[dict[str, Files], list[Path]]:
+    """The release's cases in an archive or folder, and the folders that they were looked for in."""
+    if not source.exists():
+        raise FileNotFoundError(f"there is no file or folder {str(source)!r}; check --source")
+    if source.is_file():
+        if not is_archive(source):
+            raise ValueError(f"{str(source)!r} is no archive (zip, tar) and no folder; give the one or the other")
+        places = _unpack(release, source, [source], output)
+    else:
+        places = [source]
+    paths = _files(places)
+    found = _cases(release, paths)
+    packed = [path for path in paths if path.parent == source.absolute() and is_archive(path)]
+    if not found and packed:
+        places = _unpack(release, source, packed, output)
+        paths = _files(places)
+        found = _cases(release, paths)
+    if not found:
+        raise ValueError(_nothing(release, source, paths))
+    return found, places
+
+
+def _unpack(release: Release, source: Path, archives: Sequence[Path], output: Path) -> list[Path]:
+    """Unpacks those archives that hold cases of the release; looked into before, so that no other one takes room."""
+    places, others = [], []
+    for archive in archives:
+        # the archive's own folder counts too: the archive may hold what should be in a folder of its name
+        held = (
+            [] if target(archive, output).exists() else [target(archive, output) / name for name in contents(archive)]
+        )
+        if held and not any(release.find(path.as_posix()) for path in held):
+            logger.info("%s holds nothing of %s and stays packed", archive.name, release.name)
+            others += held
+        else:
+            places.append(unpack(archive, output))
+    if not places:
+        raise ValueError(_nothing(release, source, others))
+    return places
+
+
+def _files(places: Sequence[Path]) -> list[Path]:
+    """All files below some folders, without hidden ones, in order."""
+    paths = []
+    for place in places:
+        for folder, folders, names in os.walk(place.absolute()):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            paths += [Path(folder) / name for name in sorted(names) if not name.startswith(".")]
+    return paths
+
+
+def _cases(release: Release, paths: Sequence[Path]) -> dict[str, Files]:
+    """The files of each case.
+
+    Raises:
+        ValueError: a case that is there twice.
+    """
+    kinds: dict[str, dict[str, Path]] = {}
+    for path in paths:
+        match = release.find(path.as_posix())
+        if match is None:
+            continue
+        kind, case = match
+        first = kinds.setdefault(case, {}).setdefault(kind, path)
+        if first != path:
+            raise ValueError(f"the {kind} of {case} is there twice, {str(first)!r} and {str(path)!r}; move one away")
+    return {case: Files(**files) for case, files in kinds.items()}
+
+
+def _nothing(release: Release, source: Path, paths: Sequence[Path]) -> str:
+    """What to say where no case of the release is found."""
+    expected = f"expected {release.title}: {release.layout}"
+    for other in RELEASES.values():
+        example = next((path for path in paths if other.find(path.as_posix())), None)
+        if example is not None:
+            return f"{str(source)!r} holds {other.title} ({example.name}), {expected}"
+    description = next((path for path in paths if path.name == "dataset.json"), None)
+    if description is not None and description.is_file():
+        return f"{str(source)!r} holds {_description(description).get('name')!r} (its dataset.json says), {expected}"
+    examples = ", ".join(path.name for path in paths[:3])
+    return f"{str(source)!r} holds {len(paths)} files{f' such as {examples}' if paths else ''}, {expected}"
+
+
+def _description(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(file)!r} is not JSON: {error}; fetch the release again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(file)!r} holds {type(content).__name__}, expected an object; fetch the release again")
+    return content
+
+
+def _check_description(release: Release, found: Mapping[str, Files]) -> None:
+    """The Decathlon's dataset.json, if there is one: of this task, with these labels, no case listed twice."""
+    image = next((files.image for files in found.values() if files.image is not None), None)
+    if not release.task or image is None or not (file := image.parent.parent / "dataset.json").is_file():
+        return
+    content = _description(file)
+    organ = release.task.split("_")[1]
+    if organ.lower() not in str(content.get("name", "")).lower():
+        raise ValueError(f"{str(file)!r} is of {content.get('name')!r}, expected {organ!r}, {release.task}")
+    labels = {str(value) for value in content.get("labels", {})}
+    if labels != {str(value) for value in release.labels}:
+        raise ValueError(
+            f"{str(file)!r} has the labels {', '.join(sorted(labels))}, "
+            f"expected {', '.join(map(str, release.labels))} of {release.task}"
+        )
+    listed = Counter(Path(str(entry["image"])).name for entry in content.get("training", []))
+    if twice := [name for name, times in listed.items() if times > 1]:
+        raise ValueError(f"{str(file)!r} lists {_names(twice)} twice; expected each case once")
+
+
+def _complete(
+    release: Release, found: Mapping[str, Files], places: Sequence[Path], *, partial: bool
+) -> tuple[list[dict[str, list[str]]], list[str]]:
+    """The folds with the cases that are there, and the cases that are not."""
+    whole = {case for case, files in found.items() if files.image is not None and files.label is not None}
+    missing = [case for case in release.cases if case not in whole]
+    if missing and not (partial and len(missing) < len(release.cases)):
+        parts = [
+            f"{what} {_names(cases)}"
+            for what, cases in (
+                ("nothing of", [case for case in missing if case not in found]),
+                ("no image of", [case for case in missing if case in found and found[case].image is None]),
+                ("no label of", [case for case in missing if case in found and found[case].label is None]),
+            )
+            if cases
+        ]
+        raise FileNotFoundError(
+            f"{len(missing)} of the {len(release.cases)} cases of {release.title} are missing in "
+            f"{', '.join(map(str, places))}: {'; '.join(parts)}; expected {release.layout}"
+            + (f"; {release.note}" if release.note else "")
+        )
+    folds = [
+        {section: [case for case in cases if case in whole] for section, cases in fold.items()}
+        for fold in release.folds
+    ]
+    return folds, missing
+
+
+def _names(cases: Sequence[str]) -> str:
+    more = f" and {len(cases) - _MOST_NAMES} more" if len(cases) > _MOST_NAMES else ""
+    return ", ".join(cases[:_MOST_NAMES]) + more
+
+
+def _path(file: Path | None, folder: Path) -> str:
+    """A file's path as the data list has it: from the list's folder if it lies below it, or else from the root."""
+    absolute, base = Path(str(file)).absolute(), folder.absolute()
+    return (absolute.relative_to(base) if absolute.is_relative_to(base) else absolute).as_posix()
+
+
+def _write_datalist(
+    release: Release,
+    fold: int,
+    sections: Mapping[str, Sequence[str]],
+    found: Mapping[str, Files],
+    folder: Path,
+    name: str,
+) -> None:
+    entries = {
+        section: [
+            {"case": case, "image": _path(found[case].image, folder), "label": _path(found[case].label, folder)}
+            for case in cases
+        ]
+        for section, cases in sections.items()
+    }
+    content = {
+        "name": release.name,
+        "description": f"{release.title}, published fold {fold}",
+        "reference": release.reference,
+        "licence": release.licence,
+        "tensorImageSize": "3D",
+        "modality": {"0": release.modality},
+        "labels": {str(value): meaning for value, meaning in release.labels.items()},
+        "lesion": release.lesion,
+        "fold": fold,
+        "numTraining": len(entries["training"]),
+        "numValidation": len(entries["validation"]),
+        "numTest": len(entries["test"]),
+        **entries,
+    }
+    _replace(folder / name, json.dumps(content, indent=4) + "\n")
+
+
+def _replace(file: Path, text: str) -> None:
+    """Writes beside the file and moves it into place, so that an interruption leaves no half file."""
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_cases(
+    sections: Mapping[str, Sequence[str]], cases: Mapping[str, Case], found: Mapping[str, Files], folder: Path
+) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["case", "section", "axes", "shape", "spacing_mm_dhw", "lesions", "lesion_ml", "image"])
+    for section, names in sections.items():
+        for name in names:
+            case = cases[name]
+            shape, spacing = "x".join(map(str, case.shape)), "x".join(f"{edge:.4g}" for edge in case.spacing)
+            volume = f"{case.volume:.3f}"
+            image = _path(found[name].image, folder)
+            writer.writerow([name, section, case.axes, shape, spacing, len(case.lesions), volume, image])
+    _replace(folder / "cases.csv", text.getvalue())
+
+
+def _stored(case: Case) -> str:
+    """What the stored axes of a case are, in the words of `Release.stored_axes`."""
+    words = {"I": "depth", "S": "depth", "A": "height", "P": "height", "L": "width", "R": "width"}
+    return ", ".join(words[axis] for axis in case.axes)
+
+
+def _report(
+    release: Release,
+    fold: int,
+    sections: Mapping[str, Sequence[str]],
+    cases: Mapping[str, Case],
+    others: Sequence[str],
+    missing: Sequence[str],
+    folder: Path,
+) -> str:
+    columns = {section: summary([cases[name] for name in names]) for section, names in sections.items() if names}
+    lines = [f"{release.title}: {len(cases)} cases, fold {fold}", "", table(columns), ""]
+    if empty := [name for column in columns.values() for name in column["without_lesion"]]:
+        lines.append(f"without a voxel of value {release.lesion} ({release.labels[release.lesion]}): {_names(empty)}")
+    if turned := [name for name, case in cases.items() if _stored(case) != release.stored_axes]:
+        lines.append(
+            f"axes not stored as distributed ({release.stored_axes}), which changes nothing here: {_names(turned)}"
+        )
+    if unknown := [name for name, case in cases.items() if np.allclose(case.spacing, 1, rtol=0, atol=1e-6)]:
+        lines.append(
+            f"spacing of exactly 1 x 1 x 1 mm, which no scanner gives, so mm and ml may be wrong: {_names(unknown)}"
+            + (f"; {release.spacing_note}" if release.spacing_note else "")
+        )
+    if others:
+        lines.append(f"in no published fold, left out: {_names(others)}")
+    if missing:
+        lines.append(
+            f"missing, left out: {len(missing)} of {len(release.cases)} cases ({_names(missing)}); "
+            "figures from these folds cannot be compared with the published ones"
+        )
+    return "\n".join([*lines, f"wrote {folder / DATALIST}"])
