@@ -249,7 +249,7 @@ def _times(numbers: Sequence[float], form: str) -> str:
     return " x ".join(format(number, form) for number in numbers)
 
 
-def _report(values: Mapping[str, Any], found: Mapping[str, Any], bundle: Path) -> str:
+def _report(values: dict[str, Any], found: dict[str, Any], bundle: Path) -> str:
     train, evaluate, infer = (bundle / "configs" / f"{name}.json" for name in ("train", "evaluate", "inference"))
     chosen = (
         f"{values['modality']}, clipped to {values['clip_low']:g} .. {values['clip_high']:g}, mean {values['mean']:g}, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from typing import Any
 
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
@@ -34,7 +35,7 @@ class Progress:
             self._started, self._first = time.monotonic(), engine.state.epoch - 1
 
     def _collect(self, engine: Engine) -> None:
-        output = engine.state.output
+        output: Any = engine.state.output
         items = output if isinstance(output, list) else [output]
         self._losses += [float(item["loss"]) for item in items]
 
