@@ -241,7 +241,7 @@ def _from_fingerprint(found: Mapping[str, Any], modality: str) -> dict[str, Any]
         "augmentation": "in plane" if depth >= _COARSE * max(plane) else "3D",
         "median_spacing": _times(found["spacing"]["median"], ".3g"),
         "lesion_extent": _times(found["lesion_extent"]["percentile_95"], ".0f"),
-        "measured_after": "" if modality == "CT" else ", after that scaling",
+        "measured_after": "" if modality == "CT" else ", after each scan was scaled to its own percentiles",
     }
 
 
