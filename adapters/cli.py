@@ -178,3 +178,47 @@ def fingerprint(
     return write_fingerprint(
         run(datalist, dataset_dir or None, section=section, label=label or None, workers=workers), output
     )
+
+
+@verb
+def new_bundle(
+    name: str,
+    datalist: str,
+    label: int,
+    output: str = "bundles",
+    dataset_dir: str = "",
+    modality: str = "",
+    crop_size: int = 0,
+    spacing: float = 0.0,
+    *,
+    label_name: str = "tumor",
+    workers: int = 2,
+) -> str:
+    """Writes a bundle for your own tumour, with values chosen from the fingerprint of your data.
+
+    Args:
+        name: Of the task, such as lung_tumor_ct; the folder is called NAME_samadapter_deepgrow.
+        datalist: JSON with the sections training, validation and test.
+        label: The value of the lesion in the labels.
+        output: The folder of bundles.
+        dataset_dir: The folder that the list's paths start from; the list's own where it is not given.
+        modality: CT or MR; what the data list or the name says where it is not given.
+        crop_size: Side of the crops in voxels; chosen from the data where it is 0.
+        spacing: Millimetres of a crop's voxels; chosen from the data where it is 0.
+        label_name: What viewers call the lesion.
+        workers: How many cases to read at a time.
+    """
+    from adapters.bundling.new import new_bundle as run
+
+    return run(
+        name,
+        datalist,
+        label,
+        output,
+        dataset_dir=dataset_dir or None,
+        modality=modality,
+        crop_size=crop_size or None,
+        spacing=spacing or None,
+        label_name=label_name,
+        workers=workers,
+    )

@@ -18,6 +18,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from monai.transforms import ScaleIntensityRangePercentilesd
 from scipy import ndimage
 from tqdm import tqdm
 
@@ -83,6 +84,7 @@ def measure(
     *,
     allowed: Collection[int] | None = None,
     intensities: bool = False,
+    scaled: bool = False,
 ) -> Case:
     """Reads a case, refuses what cannot be trained on, and measures it.
 
@@ -93,6 +95,8 @@ def measure(
         lesion: the value of the lesion; a case without it is measured like any other.
         allowed: the values that the label may hold; any where None.
         intensities: whether to keep the image's values in the lesions.
+        scaled: whether they are taken from the image after its percentiles 0.5 and 99.5 became 0 and 1, for scans
+            without a unit (MR).
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -113,6 +117,8 @@ def measure(
         raise FileNotFoundError(f"{name}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+    if scaled:
+        loaded = ScaleIntensityRangePercentilesd("image", LOW, HIGH, 0.0, 1.0)(loaded)
     affine = np.asarray(loaded["image"].meta["original_affine"], dtype=np.float64)
     # which stored axis is depth, height and width
     order = [list(nib.io_orientation(affine)[:, 0]).index(world) for world in (2, 1, 0)]
@@ -206,6 +212,7 @@ def fingerprint(
     *,
     section: str = "training",
     label: int | None = None,
+    scaled: bool = False,
     workers: int = 2,
 ) -> dict[str, Any]:
     """Intensities, spacing, size and lesions of the cases of a data list.
@@ -220,6 +227,7 @@ def fingerprint(
         section: which cases.
         label: the value of the lesion; where None, what the data list says under "lesion" (`prepare` writes that), or
             1 if the labels hold no other value.
+        scaled: whether intensities are those of scans scaled to their own percentiles, see `measure`.
         workers: how many cases to read at a time.
 
     Returns:
@@ -242,7 +250,7 @@ def fingerprint(
     names = [str(entry.get("case") or Path(entry["image"]).name.split(".")[0]) for entry in entries]
 
     def task(name: str, entry: dict[str, Any]) -> Callable[[], Case]:
-        return lambda: measure(name, entry["image"], entry["label"], lesion, intensities=True)
+        return lambda: measure(name, entry["image"], entry["label"], lesion, intensities=True, scaled=scaled)
 
     cases = measure_all([task(*both) for both in zip(names, entries, strict=True)], workers=workers, title=section)
     values = sorted({value for case in cases for value in case.values})

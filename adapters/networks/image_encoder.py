@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from adapters.networks.attention import WindowAttention3D
 from adapters.networks.registry import Variant, get_variant
@@ -186,6 +187,8 @@ class ImageEncoder3D(nn.Module):
         global_blocks: blocks that have SAM's long relative-position tables.
         window_size: side of the cubic attention windows, in tokens.
         enlargement: how many times the published form enlarges the crop before it is cut into 16x16x16 patches.
+        recompute: whether the activations inside each block are computed again for its gradients instead of kept:
+            the same gradients in less memory and more time. Nothing changes where no gradients are needed.
 
     Raises:
         ValueError: if the depth is no multiple of four, or the crop does not fit the patches.
@@ -204,6 +207,7 @@ class ImageEncoder3D(nn.Module):
         global_blocks: Sequence[int] = (),
         window_size: int = 8,
         enlargement: int = 4,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if depth % LEVELS or depth < LEVELS:
@@ -211,6 +215,7 @@ class ImageEncoder3D(nn.Module):
         if table_size % 2:
             raise ValueError(f"table_size={table_size}: expected an even number, as the table is pooled 2x2.")
         self.enlargement = enlargement
+        self.recompute = recompute
         self.patch_embed = PatchEmbedding3D(embed_dim, enlargement=enlargement)
         grid = self.token_grid((crop_size,) * 3 if isinstance(crop_size, int) else tuple(crop_size))
         self.pos_embed = nn.Parameter(torch.zeros(1, table_size, table_size, embed_dim))
@@ -294,7 +299,7 @@ class ImageEncoder3D(nn.Module):
         levels = []
         quarter = len(self.blocks) // LEVELS
         for i, block in enumerate(self.blocks):
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else block(x)
             if (i + 1) % quarter == 0:
                 levels.append(self.necks[i // quarter](x))
         return tuple(levels)

@@ -15,7 +15,9 @@ from adapters.clicks import check_points
 def _read_json(path: str | PathLike) -> Any:
     file = Path(path).expanduser()
     if not file.is_file():
-        raise FileNotFoundError(f"there is no data list {str(file)!r}; check the path")
+        beside = sorted(path.name for path in file.parent.glob("*.json"))
+        hint = f"its folder holds {', '.join(beside)}" if beside else "check the path"
+        raise FileNotFoundError(f"there is no data list {str(file)!r}; {hint}")
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as err:

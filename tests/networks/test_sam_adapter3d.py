@@ -117,6 +117,30 @@ def test_forward_is_encode_and_decode(corrected: SAMAdapter3D, image: Tensor) ->
         assert torch.equal(corrected(image, *prompts), corrected.decode(features, image, *prompts))
 
 
+def test_recomputing_keeps_less_for_the_same_gradients(network: SAMAdapter3D, image: Tensor) -> None:
+    def gradients() -> tuple[int, dict[str, Tensor]]:
+        kept = 0
+
+        def keep(tensor: Tensor) -> Tensor:
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        network.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = network(image[:1], CLICKS[None]).square().mean()
+        loss.backward()
+        return kept, {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
+
+    much, expected = gradients()
+    network.image_encoder.recompute = True
+    little, found = gradients()
+    assert little < 0.7 * much
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+
+
 @pytest.mark.parametrize("with_mask", [False, True])
 @pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
 def test_batch_with_padding_equals_item_by_item(

@@ -135,7 +135,9 @@ def test_missing_files_of_data_lists(folder: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere'; set dataset_dir"):
         load_datalist(path, "training", folder / "nowhere")
     with pytest.raises(FileNotFoundError, match="there is no data list"):
-        load_datalist(folder / "none.json", "training", folder)
+        load_datalist(folder / "none" / "list.json", "training", folder)
+    with pytest.raises(FileNotFoundError, match=r"there is no data list .*fold_5\.json'; its folder holds list\.json"):
+        load_datalist(folder / "fold_5.json", "training", folder)
     (folder / "labels/A.nii.gz").unlink()
     with pytest.raises(FileNotFoundError, match=r"entry 0 of section 'training' in .*, 'label': there is no file"):
         load_datalist(path, "training", folder)

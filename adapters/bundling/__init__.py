@@ -1,0 +1,5 @@
+"""Bundles from one template and a small file of values for each task."""
+
+from adapters.bundling.template import TASKS, differing_files, load_task, render, write_bundle
+
+__all__ = ["TASKS", "differing_files", "load_task", "render", "write_bundle"]

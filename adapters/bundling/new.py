@@ -1,0 +1,266 @@
+"""A bundle for data of one's own: their fingerprint, what follows from it, and the template of the published tasks."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adapters.bundling.template import SECTIONS, write_bundle
+from adapters.datasets.fingerprint import fingerprint, table
+from adapters.transforms import load_datalist
+
+__all__ = ["bundle_name", "choose", "new_bundle"]
+
+MODALITIES = {"ct": "CT", "mr": "MR", "mri": "MR"}
+SUFFIX = "_samadapter_deepgrow"
+"""MONAI Label takes a folder with ``deepgrow`` in its name for one model that takes clicks."""
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+_OTHER_TYPES = ("deepedit", "detection")  # words that make MONAI Label take a bundle for something else
+_CROPS = (64, 96, 128)  # 128 as published; a smaller one where the scans are no larger
+_MARGIN = 1.25  # how much of a crop's side a long lesion may take: 1 / 1.25
+_COARSE = 3.0  # slices this many times thicker than voxels in the plane: augmentation in the plane only
+_SHIFT_HU = 20  # as published, where the windows are 211 to 301 HU wide
+_SHIFT_SHARE = 0.08  # of the window, where there are no HU
+_MOST_NAMES = 5
+_OWN = Path(__file__).resolve().parent / "tasks" / "own.json"  # values that no data decide
+
+
+def new_bundle(
+    name: str,
+    datalist: str | os.PathLike,
+    label: int,
+    output: str | os.PathLike = "bundles",
+    *,
+    dataset_dir: str | os.PathLike | None = None,
+    modality: str = "",
+    crop_size: int | None = None,
+    spacing: float | None = None,
+    label_name: str = "tumor",
+    workers: int = 2,
+) -> str:
+    """Writes a bundle that trains, evaluates and infers on the cases of a data list.
+
+    It is the bundle of the published tasks with other values: intensities from the lesions of the training cases as
+    the published constants were made, crop and spacing by `choose`. All cases are read and checked first.
+
+    Args:
+        name: of the task, such as ``lung_tumor_ct``; the folder is called ``<name>_samadapter_deepgrow``.
+        datalist: JSON with the sections "training", "validation" and "test", as `load_datalist` reads it.
+        label: value of the lesion in the labels.
+        output: folder of bundles; made if it is not there.
+        dataset_dir: folder that the list's paths start from; None: the list's own.
+        modality: "CT" (intensities in HU) or "MR" (no unit: each scan is scaled to its own percentiles first). Empty:
+            what the list says under "modality", else the name.
+        crop_size: side of the crops in voxels; None: chosen.
+        spacing: mm of a crop's voxels; None: chosen.
+        label_name: what requests and viewers call the lesion.
+        workers: how many cases to read at a time.
+
+    Returns:
+        What to print: what was found and chosen, and the commands.
+
+    Raises:
+        FileNotFoundError: the list or one of its files is missing.
+        ValueError: the folder exists; a name, number or modality that cannot be; a section missing, or a case in two of
+            them; a case for training or validation without a lesion; scans that `fingerprint` refuses.
+    """
+    folder = Path(output).expanduser()
+    bundle = folder / bundle_name(name)
+    if os.path.lexists(bundle):
+        raise ValueError(
+            f"{str(bundle)!r} exists already and was left as it is: choose another name or output, or remove it"
+        )
+    _check_numbers(label, crop_size, spacing)
+    if not label_name.strip() or label_name == "background":
+        raise ValueError(f"label_name is {label_name!r}, expected what the lesion is called, such as 'tumor'")
+    path = Path(datalist).expanduser()
+    base = path.parent if dataset_dir is None else Path(dataset_dir).expanduser()
+    listed = _read_list(path, base)
+    kind = _modality(modality, listed.get("modality"), name)
+    found = {
+        section: fingerprint(path, base, section=section, label=label, scaled=kind == "MR", workers=workers)
+        for section in SECTIONS
+    }
+    for section in ("training", "validation"):
+        if without := found[section]["without_lesion"]:
+            raise ValueError(
+                f"of section {section!r} of {str(path)!r} {len(without)} cases have no voxel of value {label} "
+                f"({', '.join(without[:_MOST_NAMES])}): take them out, or put them into the section 'test'"
+            )
+    side, edge = choose(found["training"], crop_size=crop_size, spacing=spacing)
+    values = {
+        **json.loads(_OWN.read_text(encoding="utf-8")),
+        "bundle": bundle.name,
+        "folder": folder.as_posix(),
+        "title": f"{_words(name)} in {kind}",
+        "dataset_dir": base.resolve().as_posix(),
+        "label": label,
+        "label_name": label_name,
+        "modality": kind,
+        "crop_size": side,
+        "spacing": edge,
+        "datalists": [{section: listed[section] for section in SECTIONS}],
+        "data_source": f"{len(listed['training'])} training cases of the data list {path.name}",
+        **_from_fingerprint(found["training"], kind),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new_") as beside:
+        written = write_bundle(values, beside)
+        (written / "docs" / "fingerprint.json").write_text(json.dumps(found, indent=4) + "\n", encoding="utf-8")
+        written.rename(bundle)
+    return _report(values, found, bundle)
+
+
+def bundle_name(name: str) -> str:
+    """The folder's name for a task.
+
+    Args:
+        name: lower-case letters, digits and underscores, such as ``lung_tumor_ct``.
+
+    Raises:
+        ValueError: any other name, or one that MONAI Label takes for a bundle of another type.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"name is {name!r}, expected lower-case letters and digits with single underscores between them, a letter "
+            "first, such as lung_tumor_ct"
+        )
+    for word in _OTHER_TYPES:
+        if word in name:
+            raise ValueError(f"name is {name!r}, expected one without {word!r}, which is another type in MONAI Label")
+    return name if "deepgrow" in name else name + SUFFIX
+
+
+def choose(
+    found: Mapping[str, Any], *, crop_size: int | None = None, spacing: float | None = None
+) -> tuple[int, float]:
+    """Crop and spacing for a fingerprint; a rule of this library's, which gives 128 voxels of 1 mm on ordinary CTs.
+
+    The spacing is the finest edge of the median voxel, rounded up to a quarter of a millimetre. The crop is 128 voxels
+    as published, or 64 or 96 where a scan is no longer than that. Where the lesions' 95th percentile of length is more
+    than 1 / 1.25 of the crop, the spacing grows until it is not, or until a scan fits into the crop.
+
+    Args:
+        found: what `fingerprint` gave for the training cases.
+        crop_size: takes the place of the chosen one.
+        spacing: takes the place of the chosen one.
+
+    Returns:
+        Voxels of a crop's side, and mm of a voxel's.
+    """
+    median = found["spacing"]["median"]
+    scan = max(size * edge for size, edge in zip(found["size"]["median"], median, strict=True))
+    edge = spacing or _rounded_up(min(median))
+    side = crop_size or next((side for side in _CROPS if side * edge >= scan), _CROPS[-1])
+    needed = min(scan, _MARGIN * max(found["lesion_extent"]["percentile_95"]))
+    if spacing is None and needed > side * edge:
+        edge = _rounded_up(needed / side)
+    return side, edge
+
+
+def _rounded_up(length: float) -> float:
+    """To a quarter of a millimetre; to one digit where that would be too coarse."""
+    step = 0.25 if length > 0.25 else 10.0 ** math.floor(math.log10(length))
+    return round(math.ceil(length / step - 1e-6) * step, 6)
+
+
+def _check_numbers(label: int, crop_size: int | None, spacing: float | None) -> None:
+    if label < 1:
+        raise ValueError(f"label is {label}, expected the value of the lesion in the labels, 1 or more")
+    if crop_size is not None and (crop_size < 8 or crop_size % 4):
+        raise ValueError(f"crop_size is {crop_size}, expected a multiple of 4 that is at least 8, such as 96")
+    if spacing is not None and not 0 < spacing < math.inf:
+        raise ValueError(f"spacing is {spacing}, expected a positive number of mm")
+
+
+def _read_list(path: Path, base: Path) -> dict[str, Any]:
+    """The data list, checked: all sections, all files, no case twice."""
+    entries = {"training": load_datalist(path, "training", base)}
+    listed = json.loads(path.read_text(encoding="utf-8"))
+    for section in SECTIONS[1:]:
+        if section not in listed:
+            raise ValueError(
+                f"{str(path)!r} has no section {section!r}, expected {', '.join(SECTIONS)}: share the cases out among "
+                "them, all of one patient in one"
+            )
+        entries[section] = load_datalist(path, section, base)
+    places: dict[Path, str] = {}
+    for section, cases in entries.items():
+        for image in (Path(case["image"]).resolve() for case in cases):
+            if image in places:
+                raise ValueError(
+                    f"{str(path)!r} has the image {str(image)!r} twice, in {places[image]!r} and {section!r}: keep one"
+                )
+            places[image] = section
+    return listed
+
+
+def _modality(given: str, listed: Any, name: str) -> str:
+    if given:
+        if given.lower() not in MODALITIES:
+            raise ValueError(f"modality is {given!r}, expected CT or MR")
+        return MODALITIES[given.lower()]
+    said = list(listed.values()) if isinstance(listed, Mapping) else [listed]
+    for word in (*map(str, said), *name.split("_")):
+        if word.lower() in MODALITIES:
+            return MODALITIES[word.lower()]
+    raise ValueError(
+        "neither the data list nor the name says what the scans are: add --modality CT (intensities in HU) or "
+        "--modality MR (each scan scaled to its own percentiles)"
+    )
+
+
+def _words(name: str) -> str:
+    words = [word for word in name.replace(SUFFIX, "").split("_") if word not in MODALITIES]
+    return " ".join(words).capitalize() or name
+
+
+def _from_fingerprint(found: Mapping[str, Any], modality: str) -> dict[str, Any]:
+    """The template's values that the training cases decide, but for crop and spacing."""
+    voxels = found["intensity"]
+    low, high = (round(voxels[key], None if modality == "CT" else 4) for key in ("low", "high"))
+    if not low < high or not voxels["std"] > 0:
+        raise ValueError(
+            f"the voxels of all lesions lie between {low:g} and {high:g}, which is no contrast: check the scans and "
+            "which value of the labels is the lesion"
+        )
+    depth, *plane = found["spacing"]["median"]
+    return {
+        "clip_low": low,
+        "clip_high": high,
+        "mean": float(f"{voxels['mean']:.6g}"),
+        "std": float(f"{voxels['std']:.6g}"),
+        "shift": _SHIFT_HU if modality == "CT" else round(_SHIFT_SHARE * (high - low), 4),
+        "augmentation": "in plane" if depth >= _COARSE * max(plane) else "3D",
+        "median_spacing": _times(found["spacing"]["median"], ".3g"),
+        "lesion_extent": _times(found["lesion_extent"]["percentile_95"], ".0f"),
+        "measured_after": "" if modality == "CT" else ", after each scan was scaled to its own percentiles",
+    }
+
+
+def _times(numbers: Sequence[float], form: str) -> str:
+    return " x ".join(format(number, form) for number in numbers)
+
+
+def _report(values: dict[str, Any], found: dict[str, Any], bundle: Path) -> str:
+    train, evaluate, infer = (bundle / "configs" / f"{name}.json" for name in ("train", "evaluate", "inference"))
+    chosen = (
+        f"{values['modality']}, clipped to {values['clip_low']:g} .. {values['clip_high']:g}, mean {values['mean']:g}, "
+        f"standard deviation {values['std']:g}; crops of {values['crop_size']} voxels of {values['spacing']:g} mm; "
+        f"augmentation {values['augmentation']}"
+    )
+    start = f"python -m monai.bundle run {{}} --bundle_root {bundle} --config_file"
+    commands = [
+        f"python -m monai.bundle download_large_files --bundle_path {bundle}",
+        f"{start.format('training')} {train}",
+        f"{start.format('evaluating')} \"['{train}','{evaluate}']\"",
+        f"{start.format('inference')} {infer} --requests clicks.json",
+    ]
+    return "\n".join([table(found), "", chosen, f"wrote {bundle}; its docs/README.md says more", "", *commands])

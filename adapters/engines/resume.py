@@ -1,0 +1,188 @@
+"""A training that can be killed at any moment and goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from monai.data.utils import set_rnd
+from monai.engines import Evaluator
+
+__all__ = ["Resume"]
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+
+
+class Resume:
+    """Keeps the best weights and the state of the run, and goes on from that state when the run is started again.
+
+    After each epoch (and its validation) the weights are written to ``best_file`` if they are the best so far, and
+    everything that the next epoch depends on to ``last_file``. Each file is written whole or not at all, and the state
+    before the last one is kept beside it, for the case that the last one cannot be read. When a training starts and
+    the folder holds the state of an unfinished run, it goes on with the next epoch; a run that has finished is not
+    gone on with but starts anew.
+
+    Chance is not stored: at the start of each epoch all generators are seeded from ``seed``, the epoch and the number
+    of the process. So a run that was interrupted ends with the numbers of an unbroken one, on the same hardware and
+    software.
+
+    Put it behind the handlers that validate and that set the learning rate. In a distributed training every process
+    has it and reads the state, and the first one writes.
+
+    Args:
+        folder: where the files are; made if it is not there.
+        parts: what has ``state_dict`` and ``load_state_dict``: ``model`` (its weights are the best file's), optimiser,
+            schedule.
+        validator: the evaluator whose key metric says what is best. None: the last weights are the best ones.
+        best_file: name of the weights' file, a plain state dict on the CPU.
+        last_file: name of the state's file.
+        seed: where chance starts from.
+        reseeded: datasets with random transforms, and objects with a NumPy generator ``rng``; None among them is
+            passed over.
+        resume: False: start anew in any case.
+
+    Raises:
+        ValueError: no part is named ``model``; (when the run starts) the state cannot be read, or does not fit.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        parts: Mapping[str, Any],
+        *,
+        validator: Evaluator | None = None,
+        best_file: str = "model.pt",
+        last_file: str = "last.pt",
+        seed: int = 0,
+        reseeded: Sequence[Any] = (),
+        resume: bool = True,
+    ) -> None:
+        if "model" not in parts:
+            raise ValueError(f"parts are {', '.join(parts) or 'empty'}: expected one named 'model'.")
+        self.best_path = Path(folder) / best_file
+        self.last_path = Path(folder) / last_file
+        self.parts = dict(parts)
+        self.validator = validator
+        self.seed = seed
+        self.reseeded = reseeded
+        self.resume = resume
+        self._kept = 0  # the epoch whose weights are in the best file
+
+    @property
+    def previous_path(self) -> Path:
+        """Where the state before the last one is kept."""
+        return self.last_path.with_name(f"{self.last_path.stem}.previous{self.last_path.suffix}")
+
+    def attach(self, engine: Engine) -> None:
+        """Listen to a trainer."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._reseed)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._keep, finished=False)
+        engine.add_event_handler(Events.COMPLETED, self._keep, finished=True)
+
+    def _start(self, engine: Any) -> None:
+        state = self._read() if self.resume else None
+        if state is None:
+            return
+        if state["finished"]:
+            logger.info("%s is of a run that has finished: this one starts anew", self.last_path)
+            return
+        try:
+            for name, part in self.parts.items():
+                part.load_state_dict(state["parts"][name])
+        except (KeyError, ValueError, RuntimeError) as err:
+            raise ValueError(
+                f"{self.last_path} is of an unfinished run that does not fit this one ({err}): start it with the same "
+                "options, or choose another folder (ckpt_dir), or start anew (resume=False)."
+            ) from err
+        if engine.scaler is not None and state["scaler"]:
+            engine.scaler.load_state_dict(state["scaler"])
+        engine.state.epoch = state["epoch"]
+        engine.state.iteration = state["epoch"] * (engine.state.epoch_length or 0)
+        self._kept = state["best_epoch"]
+        if self.validator is not None:
+            self.validator.state.best_metric = state["best_metric"]
+            self.validator.state.best_metric_epoch = state["best_epoch"]
+            self.validator.state.epoch = state["validated_epoch"]
+        logger.info("the run goes on after epoch %d of %s", state["epoch"], engine.state.max_epochs)
+
+    def _reseed(self, engine: Engine) -> None:
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        seed = int(np.random.SeedSequence([self.seed, engine.state.epoch, rank]).generate_state(1)[0])
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002  (MONAI's transforms and their workers may use it)
+        torch.manual_seed(seed)
+        for number, item in enumerate(self.reseeded):
+            if isinstance(getattr(item, "rng", None), np.random.Generator):
+                item.rng = np.random.default_rng([seed, number])
+            elif item is not None:
+                set_rnd(getattr(item, "transform", item), seed + number)
+
+    def _keep(self, engine: Any, *, finished: bool) -> None:
+        if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+            return
+        validated = self.validator.state if self.validator is not None else None
+        best = engine.state.epoch if validated is None else validated.best_metric_epoch
+        self.last_path.parent.mkdir(parents=True, exist_ok=True)
+        if best == engine.state.epoch and best != self._kept:
+            weights = self.parts["model"].state_dict()
+            for name, tensor in weights.items():
+                weights[name] = tensor.cpu()
+            _write(weights, self.best_path)
+            self._kept = best
+        state = {
+            "format": _FORMAT,
+            "finished": finished,
+            "epoch": engine.state.epoch,
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+            "scaler": engine.scaler.state_dict() if engine.scaler is not None else {},
+            "best_metric": float(validated.best_metric) if validated is not None else 0.0,
+            "best_epoch": best,
+            "validated_epoch": validated.epoch if validated is not None else 0,
+        }
+        _write(state, self.last_path, keep=self.previous_path)
+
+    def _read(self) -> dict[str, Any] | None:
+        """The last state that can be read; None if there is no file."""
+        problems = []
+        for path in (self.last_path, self.previous_path):
+            if not path.exists():
+                continue
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                if state["format"] == _FORMAT:
+                    return state
+                problems.append(f"{path} has format {state['format']}, expected {_FORMAT}")
+            except Exception as err:  # a damaged file raises anything
+                reason = (str(err).splitlines() or [""])[0]
+                problems.append(f"{path} cannot be read ({type(err).__name__}: {reason})")
+            logger.warning("%s: the state before it is taken, if there is one", problems[-1])
+        if problems:
+            raise ValueError(f"{'; '.join(problems)}: choose another folder (ckpt_dir), or start anew (resume=False).")
+        return None
+
+
+def _write(state: Any, path: Path, *, keep: Path | None = None) -> None:
+    """Write beside the path and move it into place, so that an interruption leaves no half file."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,198 @@
+"""The state of a run: what is kept, what is read, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers import IgniteMetricHandler, LrScheduleHandler, ValidationHandler, from_engine
+
+from adapters.engines.progress import Progress, StopEarly
+from adapters.engines.resume import Resume
+
+DATA = [{"image": torch.full((1, 1), float(n)), "label": torch.ones(1, 1)} for n in range(3)]
+
+
+class InterruptionError(Exception):
+    """Stands for the end of the process."""
+
+
+class Noise:
+    """A source of chance as the simulated users are."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng()
+
+
+def made(
+    folder: Path, epochs: int, *, width: int = 1, stop_in: int | None = None, losses: dict[int, float] | None = None,
+    patience: int | None = None, **options: Any,
+) -> SupervisedTrainer:  # fmt: skip
+    """A trainer of one linear layer, whose inputs are noisy from all generators; `losses` replaces the metric."""
+    torch.manual_seed(7)
+    network = torch.nn.Linear(1, width)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=epochs)
+    noise = Noise()
+
+    def metric(prediction: Any, label: Any) -> torch.Tensor:
+        if losses is not None:
+            return torch.tensor([[losses[trainer.state.epoch]]])
+        return ((prediction[0] - label[0]) ** 2).mean().reshape(1, 1)
+
+    class Metric(IgniteMetricHandler):
+        def update(self, output: Any) -> None:
+            self.seen.append(metric(*output))
+
+        def reset(self) -> None:
+            self.seen: list[torch.Tensor] = []
+
+        def compute(self) -> float:
+            return float(torch.cat(self.seen).mean())
+
+    validator = SupervisedEvaluator(
+        torch.device("cpu"), DATA, network, metric_cmp_fn=lambda new, best: new < best,
+        key_val_metric={"loss": Metric(loss_fn=torch.nn.MSELoss(), output_transform=from_engine(["pred", "label"]))},
+    )  # fmt: skip
+
+    def prepare(batch: dict[str, torch.Tensor], *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        chance = torch.rand(1) + float(np.random.rand()) + noise.rng.random()  # noqa: NPY002
+        return batch["image"] + chance.item(), batch["label"].expand(-1, width)
+
+    resume = Resume(
+        folder, {"model": network, "optimizer": optimizer, "schedule": schedule},
+        validator=validator, seed=3, reseeded=[noise, None], **options,
+    )  # fmt: skip
+    trainer = SupervisedTrainer(
+        torch.device("cpu"), epochs, DATA, network, optimizer, torch.nn.MSELoss(), prepare_batch=prepare,
+        train_handlers=[
+            LrScheduleHandler(schedule), ValidationHandler(1, validator), StopEarly(validator, patience),
+            resume, Progress(),
+        ],
+    )  # fmt: skip
+    if stop_in is not None:
+
+        def stop(engine: Engine) -> None:
+            if engine.state.epoch == stop_in:
+                raise InterruptionError
+
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(every=2), stop)
+    return trainer
+
+
+def interrupt(trainer: SupervisedTrainer) -> None:
+    with pytest.raises(InterruptionError):
+        trainer.run()
+
+
+def state(folder: Path, name: str = "last.pt") -> dict[str, Any]:
+    return torch.load(folder / name, weights_only=True)
+
+
+def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    made(tmp_path / "whole", 5).run()
+    interrupt(made(tmp_path / "parts", 5, stop_in=3))
+    assert (state(tmp_path / "parts")["epoch"], state(tmp_path / "parts")["finished"]) == (2, False)
+    interrupt(made(tmp_path / "parts", 5, stop_in=4))
+    made(tmp_path / "parts", 5).run()
+    whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
+    assert torch.equal(whole["parts"]["model"]["weight"], parts["parts"]["model"]["weight"])
+    assert [whole[key] for key in ("finished", "epoch", "best_metric", "best_epoch")] == [
+        parts[key] for key in ("finished", "epoch", "best_metric", "best_epoch")
+    ]
+    assert torch.equal(state(tmp_path / "whole", "model.pt")["weight"], state(tmp_path / "parts", "model.pt")["weight"])
+
+
+def test_the_best_weights_outlive_an_interruption(tmp_path: Path) -> None:
+    losses = {1: 0.5, 2: 0.1, 3: 0.9, 4: 0.3}
+    interrupt(made(tmp_path, 4, losses=losses, stop_in=3))
+    best = state(tmp_path, "model.pt")["weight"]
+    made(tmp_path, 4, losses=losses).run()
+    assert torch.equal(state(tmp_path, "model.pt")["weight"], best)
+    assert (state(tmp_path)["best_epoch"], state(tmp_path)["best_metric"]) == (2, pytest.approx(0.1))
+
+
+def test_a_finished_run_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made(tmp_path, 2).run()
+    first = state(tmp_path)["parts"]["model"]["weight"]
+    trainer = made(tmp_path, 2)
+    with caplog.at_level("INFO", logger="adapters"):
+        trainer.run()
+    assert "is of a run that has finished: this one starts anew" in caplog.text
+    assert trainer.state.iteration == 6
+    assert torch.equal(state(tmp_path)["parts"]["model"]["weight"], first)
+
+
+def test_resume_may_be_refused(tmp_path: Path) -> None:
+    interrupt(made(tmp_path, 3, stop_in=2))
+    trainer = made(tmp_path, 3, resume=False)
+    epochs: list[int] = []
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: epochs.append(engine.state.epoch))
+    trainer.run()
+    assert epochs == [1, 2, 3]
+
+
+def test_a_half_written_state_gives_way_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    interrupt(made(tmp_path, 4, stop_in=4))
+    whole = (tmp_path / "last.pt").read_bytes()
+    (tmp_path / "last.pt").write_bytes(whole[: len(whole) // 2])
+    trainer = made(tmp_path, 4)
+    epochs: list[int] = []
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: epochs.append(engine.state.epoch))
+    with caplog.at_level("INFO", logger="adapters"):
+        trainer.run()
+    assert epochs == [3, 4]
+    assert "last.pt cannot be read" in caplog.text
+    assert "goes on after epoch 2 of 4" in caplog.text
+
+
+def test_states_that_are_refused(tmp_path: Path) -> None:
+    interrupt(made(tmp_path, 3, stop_in=2))
+    with pytest.raises(ValueError, match="of an unfinished run that does not fit this one"):
+        made(tmp_path, 3, width=2).run()
+    (tmp_path / "last.pt").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"last\.pt cannot be read .* choose another folder"):
+        made(tmp_path, 3).run()
+    with pytest.raises(ValueError, match="parts are optimizer: expected one named 'model'"):
+        Resume(tmp_path, {"optimizer": None})
+
+
+def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt(made(tmp_path, 3, stop_in=2))
+    before = (tmp_path / "last.pt").read_bytes()
+
+    def full(_: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space left"):
+        made(tmp_path, 3).run()
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"model.pt", "last.pt"}
+
+
+def test_early_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = made(tmp_path, 9, losses=dict.fromkeys(range(2, 10), 0.5) | {1: 0.6}, patience=3)
+    with caplog.at_level("INFO", logger="adapters"):
+        trainer.run()
+    assert trainer.state.epoch == 5
+    assert "no improvement since epoch 2: training ends at epoch 5" in caplog.text
+    with pytest.raises(ValueError, match="patience=0: expected a positive number"):
+        StopEarly(trainer, patience=0)  # type: ignore[arg-type]
+
+
+def test_progress_says_epoch_loss_and_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = made(tmp_path, 2)
+    losses: list[float] = []
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: losses.append(float(engine.state.output[0]["loss"]))
+    )
+    with caplog.at_level("INFO", logger="adapters"):
+        trainer.run()
+    assert f"epoch 1 of 2: loss {sum(losses[:3]) / 3:.4f}, 0 min left" in caplog.text
