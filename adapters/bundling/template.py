@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.datasets.releases import get_release
+from adapters.engines.published import published_figures
 
 __all__ = ["TASKS", "differing_files", "load_task", "render", "write_bundle"]
 
@@ -152,8 +153,8 @@ def _derived(values: Mapping[str, Any]) -> dict[str, Any]:
         "cases": sum(counts.values()),
         **{f"{section}_cases": count for section, count in counts.items()},
         "other_folds": f"1 to {last_fold}" if last_fold else "none",
-        "published_table": _table(values.get("published", [])),
-        "published_automatic_table": _table(values.get("published_automatic", [])),
+        "published_table": _published(values["task"], "methods", "reproduction"),
+        "published_automatic_table": _published(values["task"], "automatic"),
         "reference_list": "\n".join(f"- {reference}" for reference in values["references"]),
     }
     for name in _CARD:
@@ -162,9 +163,15 @@ def _derived(values: Mapping[str, Any]) -> dict[str, Any]:
     return derived
 
 
-def _table(rows: list[list[Any]]) -> str:
-    lines = ["| method | Dice | NSD |", "|---|---|---|"]
-    return "\n".join([*lines, *(f"| {method} | {dice:.2f} | {nsd:.2f} |" for method, dice, nsd in rows)])
+def _published(task: str | None, *groups: str) -> str:
+    """A table of published figures, empty for a task without."""
+    figures = published_figures(task) if task else ()
+    rows = [
+        f"| {figure.method} | {figure.prompts} | {figure.dice:.2f} | {figure.nsd:.2f} |"
+        for figure in figures
+        if figure.group in groups
+    ]
+    return "\n".join(["| method | clicks | Dice | NSD |", "|---|---|---|---|", *rows])
 
 
 def _entry(values: Mapping[str, Any], case: str) -> dict[str, str]:
