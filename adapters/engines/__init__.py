@@ -1,5 +1,7 @@
 """Ignite pieces: training steps and scoring with simulated clicks."""
 
+from adapters.engines.progress import Progress, StopEarly
+from adapters.engines.resume import Resume
 from adapters.engines.schedule import LinearDecay, ValidationWithEnd
 from adapters.engines.scoring import ScoreWriter, ScoringIteration
 from adapters.engines.training import ClipGradientsByPart, InteractiveUpdate, PublishedClicks
@@ -8,8 +10,11 @@ __all__ = [
     "ClipGradientsByPart",
     "InteractiveUpdate",
     "LinearDecay",
+    "Progress",
     "PublishedClicks",
+    "Resume",
     "ScoreWriter",
     "ScoringIteration",
+    "StopEarly",
     "ValidationWithEnd",
 ]

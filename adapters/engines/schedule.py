@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 
 import torch
 from ignite.engine import Engine, Events
@@ -65,6 +66,14 @@ class LinearDecay:
         if self.minutes is not None:
             share = max(share, (time.monotonic() - self.started) / (60.0 * self.minutes))
         return share
+
+    def state_dict(self) -> dict[str, float]:
+        """How long the run has lasted, in seconds."""
+        return {"seconds": time.monotonic() - self.started}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from there. The rates need no state: they follow from the progress."""
+        self.started = time.monotonic() - state["seconds"]
 
     def attach(self, engine: Engine) -> None:
         """Listen to a trainer."""

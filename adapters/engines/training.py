@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from ignite.engine import Engine
 from monai.utils.enums import CommonKeys
 from scipy import ndimage
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from adapters.clicks import click_policy, pad_clicks
 from adapters.clicks.users import next_click, random_clicks, stray_clicks
@@ -170,6 +172,8 @@ class InteractiveUpdate:
         """
         image, label = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)[:2]  # type: ignore[attr-defined]
         network = engine.network  # type: ignore[attr-defined]
+        if isinstance(network, DistributedDataParallel):
+            network = network.module  # it brings together the gradients of one call, and here are several
         network.train()
         engine.optimizer.zero_grad()  # type: ignore[attr-defined]
         truth = _numpy(label)
@@ -201,6 +205,8 @@ class InteractiveUpdate:
                 losses.append(engine.loss_function(logits.float(), label))  # type: ignore[attr-defined]
             loss = torch.stack(losses).mean()
         loss.backward()
+        if dist.is_available() and dist.is_initialized():
+            _average_gradients(network)
         engine.optimizer.step()  # type: ignore[attr-defined]
         return {
             CommonKeys.IMAGE: image,
@@ -213,6 +219,19 @@ class InteractiveUpdate:
 def _lesion(logits: Tensor) -> Tensor:
     """(B, 2, D, H, W) to the lesion's logits (B, 1, D, H, W) that the next round sees, without gradients."""
     return (logits[:, 1:] - logits[:, :1]).detach().float()
+
+
+def _average_gradients(network: nn.Module) -> None:
+    """Give every process the mean of all processes' gradients; what has none in any of them keeps none."""
+    tuned = [p for p in network.parameters() if p.requires_grad]
+    used = torch.tensor([p.grad is not None for p in tuned], dtype=torch.float32, device=tuned[0].device)
+    dist.all_reduce(used)
+    tuned = [p for p, count in zip(tuned, used.tolist(), strict=True) if count]
+    gradients = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in tuned])
+    dist.all_reduce(gradients)
+    gradients /= dist.get_world_size()
+    for p, gradient in zip(tuned, gradients.split([p.numel() for p in tuned]), strict=True):
+        p.grad = gradient.view_as(p)
 
 
 class ClipGradientsByPart:

@@ -69,6 +69,7 @@ class SAMAdapter3D(nn.Module):
         Raises:
             ValueError: if the shape does not fit the patches.
         """
+        image = _plain(image)
         levels = self.image_encoder(image)
         return ImageFeatures(levels, self.mask_decoder.context(levels, image))  # type: ignore[operator]
 
@@ -99,6 +100,7 @@ class SAMAdapter3D(nn.Module):
         Raises:
             ValueError: if shapes do not agree, a label is none of 1, 0, -1, or a click lies outside the crop.
         """
+        image, mask = _plain(image), None if mask is None else _plain(mask)
         shape = tuple(image.shape[2:])
         clicks, labels = _checked_prompts(image, clicks, labels, mask)
         context, deepest = features.context, features.levels[-1]
@@ -117,6 +119,11 @@ class SAMAdapter3D(nn.Module):
     ) -> Tensor:
         """Encode and decode; arguments and result as for `encode` and `decode`."""
         return self.decode(self.encode(image), image, clicks, labels, mask)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Without what a subclass adds: a MONAI `MetaTensor`'s metadata would follow every window of attention."""
+    return tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor)
 
 
 def _checked_prompts(

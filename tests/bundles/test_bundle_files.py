@@ -176,7 +176,7 @@ def test_preprocessing_and_inferer_agree() -> None:
 def test_overlays_change_the_network_alone(name: str) -> None:
     overlay, train, evaluate = read(name), read("train"), read("evaluate")
     assert overlay.keys() <= train.keys() | evaluate.keys()
-    assert {"network_def", "network", "starting_network", "method", "use_clicks"} <= overlay.keys()
+    assert {"network_def", "single_network", "starting_network", "method", "use_clicks"} <= overlay.keys()
     assert overlay["rounds"] == 1
     assert overlay["network_def"]["clicks"] is overlay["use_clicks"]
     if not overlay["use_clicks"]:  # no network is trained on clicks that it does not see

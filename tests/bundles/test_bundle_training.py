@@ -10,8 +10,22 @@ from typing import Any
 
 import pytest
 import torch
-from bundle_runs import BUNDLE, COMPARED, SMALL, Trained, run_as_typed, told, workflow
+from bundle_runs import (
+    BUNDLE,
+    COMPARED,
+    SMALL,
+    Trained,
+    last_state,
+    run_as_typed,
+    told,
+    torchrun,
+    train_here,
+    workflow,
+)
 from monai.bundle import ConfigParser
+
+from adapters.checkpoints import save_model
+from adapters.networks import build_sam_adapter3d
 
 TEST_CASES = ["phantom_004", "phantom_005"]
 
@@ -30,11 +44,12 @@ def counted(rows: list[dict[str, str]], case: str) -> list[tuple[str, int, int]]
 
 def test_training_as_typed_writes_weights(trained: Trained) -> None:
     models = trained.bundle / "models"
-    assert {path.name for path in models.iterdir()} == {"model.pt", "last.pt"}
+    assert {path.name for path in models.iterdir()} == {"model.pt", "last.pt", "last.previous.pt"}
     assert "train_loss" in trained.process.stdout
     assert list((trained.bundle / "eval").glob("events.out.tfevents*"))
     last = torch.load(models / "last.pt", weights_only=True)
-    assert set(last) == {"model", "optimizer"}
+    assert (last["epoch"], last["finished"]) == (2, True)
+    assert set(last["parts"]) == {"model", "optimizer", "schedule"}
 
 
 def test_training_changes_the_network_and_inference_takes_it(trained: Trained) -> None:
@@ -86,6 +101,49 @@ def test_an_unknown_variant_is_refused(data: dict[str, str], tmp_path: Path) -> 
     with pytest.raises(Exception) as caught:  # noqa: PT011
         made.run()
     assert "unknown variant 'vit_x': expected one of tiny, vit_b, vit_l, vit_h" in told(caught.value)
+
+
+# --- several processes
+
+
+CENTRE = [{"_target_": "CenterSpatialCropd", "keys": ["image", "label"], "roi_size": [32, 32, 32]}]
+"""Nothing is left to chance, so that a process and two of them see the same crops."""
+
+
+def test_two_processes_train_as_one_does(data: dict[str, str], tmp_path: Path) -> None:
+    listed = json.loads(Path(data["datalist"]).read_text())
+    listed["training"] = listed["training"][:2]
+    (tmp_path / "list.json").write_text(json.dumps(listed))
+    start = save_model(build_sam_adapter3d("tiny", 32, trainable="all"), tmp_path / "start.pt")
+    options: dict[str, Any] = SMALL | data | {"datalist": str(tmp_path / "list.json"), "pretrained": str(start)}
+    options |= {"max_epochs": 1, "rounds": 1, "automatic_first": False, "automatic_share": 1.0, "val_clicks": [0, 1]}
+    options |= {"network_def#mask_decoder#dropout": 0.0, "train#random_transforms": CENTRE}
+
+    def paths(name: str) -> dict[str, str]:
+        return {"ckpt_dir": str(tmp_path / name), "output_dir": str(tmp_path / f"{name}_eval")}
+
+    names = ["train", "multi_gpu_train"]
+    done = torchrun(BUNDLE, "training", names, options | paths("two") | {"batch_size": 1}, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    train_here(BUNDLE, options | paths("one"))
+    two, one = (last_state(tmp_path / name)["parts"]["optimizer"]["state"] for name in ("two", "one"))
+    assert two.keys() == one.keys()
+    for index, entry in two.items():
+        assert int(entry["step"]) == 1  # two cases, one for each process
+        torch.testing.assert_close(entry["exp_avg"], one[index]["exp_avg"], rtol=1e-3, atol=1e-6)
+
+    options |= {"automatic_first": True, "automatic_share": 0.0, "rounds": 2}  # clicks, which differ between the two
+    done = torchrun(BUNDLE, "training", names, options | paths("clicks") | {"batch_size": 1}, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert last_state(tmp_path / "clicks")["finished"]
+
+
+def test_two_processes_evaluate(trained: Trained, tmp_path: Path) -> None:
+    options = {"num_clicks": [1], "click_rounds": 0, "seeds": 1, "output_dir": str(tmp_path)}
+    names = ["train", "evaluate", "multi_gpu_evaluate"]
+    done = torchrun(trained.bundle, "evaluating", names, SMALL | trained.data | options, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(row["case"] for row in rows_of(tmp_path)) == TEST_CASES
 
 
 # --- evaluation

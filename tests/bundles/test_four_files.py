@@ -276,7 +276,7 @@ def test_names_that_users_and_monai_call(task: str) -> None:
     assert isinstance(train["train"]["handlers"], list)
     assert not any("displayable_configs" in value for value in walk(train) if isinstance(value, dict))
     rank_0 = [h["_target_"] for h in train["train"]["handlers"][-3:]]
-    assert rank_0 == ["adapters.engines.progress.Progress", "StatsHandler", "TensorBoardStatsHandler"]
+    assert rank_0 == ["adapters.engines.Progress", "StatsHandler", "TensorBoardStatsHandler"]
     request = next(v for v in walk(config_of(task, "inference")) if isinstance(v, dict) and "label_names" in v)
     pred = config_of(task, "metadata")["network_data_format"]["outputs"]["pred"]
     assert request["label_names"] == pred["channel_def"]["1"]

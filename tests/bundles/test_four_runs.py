@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_runs import configs, told, workflow
+from bundle_runs import told, torchrun, workflow
 from four_runs import CROPS, SCORING, SMALL, bundle_of, lesion_voxel, make_release
 
 from adapters.bundling import TASKS
@@ -215,16 +212,9 @@ def test_training_refuses_labels_of_another_task(colon: Run, tmp_path: Path) -> 
 # --- several processes
 
 
-def torchrun(run: Run, run_id: str, names: list[str], options: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    words += ["-m", "monai.bundle", "run", run_id, "--config_file", str(configs(bundle_of(run.task), *names))]
-    for key, value in {"bundle_root": str(bundle_of(run.task)), **SMALL, **run.data, **run.paths, **options}.items():
-        if key != "device":
-            words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        words, env=environment, cwd=run.folder, text=True, capture_output=True, timeout=600, check=False
-    )
+def in_two(run: Run, run_id: str, names: list[str], options: dict[str, Any]) -> None:
+    done = torchrun(bundle_of(run.task), run_id, names, SMALL | run.data | run.paths | options, run.folder)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 SAME_CROPS = [
@@ -243,8 +233,7 @@ def test_two_processes_train_as_one_does_and_evaluate(tmp_path: Path) -> None:
     start = save_model(build_sam_adapter3d("tiny", 16), tmp_path / "start.pt")
     options = {"crop_size": 16, "max_epochs": 1, "pretrained": str(start), "lesion_clicks": 1, "stray_clicks": 0}
     options |= {"train#prepare_batch#policy": "centre", "train#random_transforms": SAME_CROPS}
-    done = torchrun(run, "training", ["train", "multi_gpu_train"], options)
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two(run, "training", ["train", "multi_gpu_train"], options)
     alone.go(["train"], **options, batch_size=2)
 
     two, one = (torch.load(r.folder / "models" / "last.pt", weights_only=True) for r in (run, alone))
@@ -256,7 +245,6 @@ def test_two_processes_train_as_one_does_and_evaluate(tmp_path: Path) -> None:
         torch.testing.assert_close(entry["exp_avg"], gradients[1][index]["exp_avg"], rtol=1e-3, atol=1e-6)
     assert not any(name.startswith("module.") for name in run.weights("train"))
 
-    done = torchrun(run, "evaluating", ["train", "evaluate", "multi_gpu_evaluate"], {"crop_size": 16, **SCORING})
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two(run, "evaluating", ["train", "evaluate", "multi_gpu_evaluate"], {"crop_size": 16, **SCORING})
     expected = {(case["case"], policy) for case in run.cases("test") for policy in ("iterative", "random")}
     assert {(row["case"], row["policy"]) for row in run.rows()} == expected

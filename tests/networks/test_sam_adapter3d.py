@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from monai.data import MetaTensor, list_data_collate
 from torch import Tensor, nn
 
 from adapters.networks import (
@@ -274,6 +275,15 @@ def test_mask_and_clicks_leave_the_kept_embedding_alone(corrected: SAMAdapter3D,
         corrected.decode(features, image, CLICKS.repeat(3, 1, 1), LABELS.repeat(3, 1), torch.randn(3, 1, *CROP))
     for now, before in zip((*features.levels, features.context), kept, strict=True):
         assert torch.equal(now, before)
+
+
+def test_a_meta_tensor_is_an_image_like_any_other(network: SAMAdapter3D, image: Tensor) -> None:
+    metas = list_data_collate([MetaTensor(item, meta={"name": str(n)}) for n, item in enumerate(image)])
+    assert isinstance(metas, MetaTensor)
+    assert len(metas) > 1
+    logits = network(metas)
+    assert type(logits) is Tensor
+    assert torch.equal(logits, network(image))
 
 
 def test_encoder_leaves_its_input_alone(network: SAMAdapter3D, image: Tensor) -> None:
