@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= demo
+# of its own: the pages are built from the text of the docstrings, without torch
+DOCS_VENV := .venv-docs
 
-.PHONY: demo test test-slow lint benchmark clean
+.PHONY: demo test test-slow lint docs benchmark clean
 
 demo: $(DEMO)/report.html
 
@@ -20,17 +22,26 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(DOCS_VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
+
 benchmark: $(STAMP)
 	$(BIN)/python -m adapters benchmark
 
 clean:
-	rm -rf $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov
+	rm -rf $(DEMO) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov
 	find adapters tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed; say which: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+$(DOCS_VENV)/.installed: setup.cfg
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(PYTHON) -c 'import configparser as c; s = c.ConfigParser(); s.read("setup.cfg"); print(s["options.extras_require"]["docs"])' > $(DOCS_VENV)/docs.txt
+	$(DOCS_VENV)/bin/python -m pip install --quiet --requirement $(DOCS_VENV)/docs.txt
 	touch $@
 
 $(DEMO)/report.html: $(STAMP) $(shell find adapters bundles -name '*.py' -o -name '*.json' -o -name 'model.pt')
