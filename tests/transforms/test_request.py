@@ -70,7 +70,7 @@ CHAINS: dict[str, list[Transform]] = {
 @settings(max_examples=150, deadline=None)
 @given(
     orientation=st.sampled_from(ORIENTATIONS),
-    spacing=st.tuples(*[st.floats(0.6, 4.0)] * 3),
+    spacing=st.tuples(*[st.floats(0.8, 4.0)] * 3),
     degrees=st.tuples(*[st.floats(-25, 25)] * 3),
     chain=st.sampled_from([*CHAINS]),
     place=st.tuples(*[st.floats(0.4, 0.6)] * 3),
