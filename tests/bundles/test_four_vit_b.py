@@ -154,7 +154,7 @@ def test_evaluation_of_the_converted_checkpoint(run: Run, weights: Weights) -> N
     published = PUBLISHED[run.task]
     expected = direct_dice(case, Path(run.data["dataset_dir"]), published, weights.checkpoint)
     assert 0.01 < expected < 0.99  # numbers from a formula find something, and not the lesion
-    assert float(row["dice"]) == pytest.approx(expected, abs=1e-3)
+    assert float(row["dice"]) == pytest.approx(expected, abs=1e-5)  # one voxel more or less makes 5e-4
 
     summary = json.loads((run.bundle / "eval" / "summary.json").read_text())
     assert (summary["task"], summary["tolerance_mm"]) == (published.task, 5.0)
