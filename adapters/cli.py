@@ -161,6 +161,8 @@ def fingerprint(
     section: str = "training",
     label: int = 0,
     workers: int = 2,
+    *,
+    scaled: bool = False,
 ) -> str:
     """Intensity window, mean, spacing and lesion statistics of a data list, for a bundle's constants.
 
@@ -171,12 +173,14 @@ def fingerprint(
         section: Which cases; those of the training, so that nothing is learnt from the test.
         label: The lesion's value in the labels; when left out, the one that the list names, or 1 if there is no other.
         workers: How many cases to read at a time.
+        scaled: For scans without a unit, such as MR, scale each to its percentiles 0.5 and 99.5 first.
     """
     from adapters.datasets.fingerprint import fingerprint as run
     from adapters.datasets.fingerprint import write_fingerprint
 
     return write_fingerprint(
-        run(datalist, dataset_dir or None, section=section, label=label or None, workers=workers), output
+        run(datalist, dataset_dir or None, section=section, label=label or None, scaled=scaled, workers=workers),
+        output,
     )
 
 

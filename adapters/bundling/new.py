@@ -7,6 +7,7 @@ import math
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,12 @@ def _read_list(path: Path, base: Path) -> dict[str, Any]:
                     f"{str(path)!r} has the image {str(image)!r} twice, in {places[image]!r} and {section!r}: keep one"
                 )
             places[image] = section
+        names = Counter(str(case.get("case") or Path(case["image"]).name.split(".")[0]) for case in cases)
+        if twice := [name for name, times in names.items() if times > 1]:
+            raise ValueError(
+                f"section {section!r} of {str(path)!r} has several cases named {twice[0]!r}: give each of them a 'case' of "
+                "its own beside 'image' and 'label'"
+            )
     return listed
 
 

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 DATALIST = "datalist.json"
 _MOST_NAMES = 10
+_OTHER_NAMES = {"Liver": "lits"}  # what dataset.json may call a task beside its organ
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,8 @@ def _nothing(release: Release, source: Path, paths: Sequence[Path]) -> str:
 
 def _description(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        # names of hospitals in it are not always UTF-8
+        content = json.loads(file.read_bytes().decode("utf-8-sig", errors="replace"))
     except ValueError as error:
         raise ValueError(f"{str(file)!r} is not JSON: {error}; fetch the release again") from error
     if not isinstance(content, dict):
@@ -249,13 +251,14 @@ def _description(file: Path) -> dict[str, Any]:
 
 
 def _check_description(release: Release, found: Mapping[str, Files]) -> None:
-    """The Decathlon's dataset.json, if there is one: of this task, with these labels, no case listed twice."""
+    """The Decathlon's dataset.json, if there is one: of this task, with its labels, no case listed twice."""
     image = next((files.image for files in found.values() if files.image is not None), None)
     if not release.task or image is None or not (file := image.parent.parent / "dataset.json").is_file():
         return
     content = _description(file)
     organ = release.task.split("_")[1]
-    if organ.lower() not in str(content.get("name", "")).lower():
+    name = str(content.get("name", "")).lower()
+    if organ.lower() not in name and _OTHER_NAMES.get(organ, organ.lower()) not in name:
         raise ValueError(f"{str(file)!r} is of {content.get('name')!r}, expected {organ!r}, {release.task}")
     labels = {str(value) for value in content.get("labels", {})}
     if labels != {str(value) for value in release.labels}:
@@ -263,7 +266,8 @@ def _check_description(release: Release, found: Mapping[str, Files]) -> None:
             f"{str(file)!r} has the labels {', '.join(sorted(labels))}, "
             f"expected {', '.join(map(str, release.labels))} of {release.task}"
         )
-    listed = Counter(Path(str(entry["image"])).name for entry in content.get("training", []))
+    entries = [entry["image"] if isinstance(entry, Mapping) else entry for entry in content.get("training", [])]
+    listed = Counter(Path(str(entry)).name for entry in entries)
     if twice := [name for name, times in listed.items() if times > 1]:
         raise ValueError(f"{str(file)!r} lists {_names(twice)} twice; expected each case once")
 
@@ -324,7 +328,7 @@ def _write_datalist(
     }
     content = {
         "name": release.name,
-        "description": f"{release.title}, published fold {fold}",
+        "description": f"{release.title}, {'published ' if release.constants else ''}fold {fold}",
         "reference": release.reference,
         "licence": release.licence,
         "tensorImageSize": "3D",

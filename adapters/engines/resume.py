@@ -34,7 +34,7 @@ class Resume:
 
     Chance is not stored: at the start of each epoch all generators are seeded from ``seed``, the epoch and the number
     of the process. So a run that was interrupted ends with the numbers of an unbroken one, on the same hardware and
-    software.
+    software: to the bit on a CPU, while a GPU may add up in another order.
 
     Put it behind the handlers that validate and that set the learning rate. In a distributed training every process
     has it and reads the state, and the first one writes.

@@ -54,7 +54,7 @@ class PatchEmbedding3D(nn.Module):
         enlargement: how many times the published form enlarges the crop: 4, or 2 in automatic mode.
 
     Raises:
-        ValueError: if the enlargement does not divide 16.
+        ValueError: if the enlargement is none of 1, 2, 4, 8.
     """
 
     interpolation: Tensor

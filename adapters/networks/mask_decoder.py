@@ -82,12 +82,13 @@ def click_ellipsoid(clicks: Tensor, labels: Tensor, shape: Sequence[int], grid: 
 class CorrectionPrompt(nn.Module):
     """Lets the decoder see what stands, where the clicks are and how many there are.
 
-    The image, the mask of the round before and bumps round the clicks pass a small residual network: dilated
-    convolutions inside the decoder's resolution, which carry a correction along the structures of the image, and
-    others at the tokens' resolution, which see most of the crop and the deepest feature. One click among ten says
-    less of the lesion's size than a single one, so the numbers of clicks and whether a mask stands are inputs too.
-    The result is added to the deepest feature, inside the decoder and to its logits. All three additions start at
-    zero, so published weights are untouched, and come after the encoder, so a kept embedding stays valid.
+    The image, the mask of the round before, bumps round the clicks and the ellipsoid that they span pass a small
+    residual network: dilated convolutions inside the decoder's resolution, which carry a correction along the
+    structures of the image, and others at the tokens' resolution, which see most of the crop and the deepest feature.
+    One click among ten says less of the lesion's size than a single one, so the numbers of clicks and whether a mask
+    stands are inputs too. The result is added to the deepest feature, inside the decoder and to its logits. All three
+    additions start at zero, so published weights are untouched, and come after the encoder, so a kept embedding stays
+    valid.
 
     Args:
         feature_channels: channels of the deepest feature.
@@ -224,7 +225,7 @@ class AggregationDecoder(nn.Module):
         in_channels: channels of each feature level.
         channels: channels of the branches.
         correction: whether to have the `CorrectionPrompt`.
-        correction_channels: width of its convolution.
+        correction_channels: its width.
         dropout: share of the channels of the click-free part and of the deepest feature that are left out in
             training, so that the decoder learns to go by the clicks too.
 

@@ -125,7 +125,8 @@ class PointSamplerHead(nn.Module):
         self.layers = nn.ModuleList(_PromptLayer(dim, num_heads, mlp_dim, num_queries) for _ in range(num_layers))
         self.label_embed = nn.Embedding(2, dim)  # rows: off the lesion, on the lesion
         with torch.no_grad():
-            self.label_embed.weight.mul_(0.1)
+            # the same in every network: published weights do not hold it, and give the same results wherever they are
+            self.label_embed.weight.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
             self.label_embed.weight[1].zero_()
         self.shallower = nn.ModuleDict(
             {

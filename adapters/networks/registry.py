@@ -25,7 +25,7 @@ class Variant:
         prompt_heads: attention heads of the prompt head.
         prompt_mlp_dim: hidden width of the prompt head's MLP.
         head_channels: channels inside the mask decoder.
-        correction_channels: channels of the convolution that brings mask and click maps into the decoder.
+        correction_channels: width of the correction prompt.
     """
 
     name: str

@@ -17,6 +17,7 @@ from adapters.networks.registry import Variant
 __all__ = ["ImageFeatures", "SAMAdapter3D", "Trainable", "build_sam_adapter3d", "count_parameters", "set_trainable"]
 
 Trainable = Literal["published", "all", "decoder"]
+_ADDED = ("label_embed", ".correction.")
 
 
 class ImageFeatures(NamedTuple):
@@ -167,7 +168,9 @@ def _checked_prompts(
     return clicks, labels.long()
 
 
-def set_trainable(network: SAMAdapter3D, trainable: Trainable = "published") -> SAMAdapter3D:
+def set_trainable(
+    network: SAMAdapter3D, trainable: Trainable = "published", *, added: bool = True, prompts: bool = True
+) -> SAMAdapter3D:
     """Choose which parameters are trained, in place.
 
     Args:
@@ -175,6 +178,8 @@ def set_trainable(network: SAMAdapter3D, trainable: Trainable = "published") -> 
         trainable: "published": what 3DSAM-adapter tunes (table of section 3): in the encoder the spatial adapters,
             norms, necks and everything that concerns depth, and all of prompt head and decoder; "all": everything
             but the constant gain on the relative positions; "decoder": prompt head and decoder only.
+        added: whether what the published network lacks is trained too, the label embedding and the correction prompt.
+        prompts: whether the prompt head is trained; False for a network of automatic mode.
 
     Returns:
         The same network, so that a config can make the call in one expression.
@@ -191,7 +196,9 @@ def set_trainable(network: SAMAdapter3D, trainable: Trainable = "published") -> 
         elif name.startswith("image_encoder."):
             parameter.requires_grad_(trainable == "all" or (trainable == "published" and any(t in name for t in tuned)))
         else:
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(
+                (added or not any(part in name for part in _ADDED)) and (prompts or not name.startswith("prompt_head."))
+            )
     return network
 
 
@@ -205,7 +212,7 @@ def count_parameters(network: nn.Module, *, trainable_only: bool = True) -> dict
     counts = {"image_encoder": 0, "prompt_head": 0, "mask_decoder": 0, "added": 0}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad or not trainable_only:
-            added = any(part in name for part in ("label_embed", ".correction.", ".shallower."))
+            added = any(part in name for part in (*_ADDED, ".shallower."))
             counts["added" if added else name.split(".")[0]] += parameter.numel()
     return counts
 

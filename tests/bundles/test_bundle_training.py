@@ -133,6 +133,7 @@ def test_two_processes_train_as_one_does(data: dict[str, str], tmp_path: Path) -
         torch.testing.assert_close(entry["exp_avg"], one[index]["exp_avg"], rtol=1e-3, atol=1e-6)
 
     options |= {"automatic_first": True, "automatic_share": 0.0, "rounds": 2}  # clicks, which differ between the two
+    options |= {"max_epochs": 500, "max_minutes": 0.05}  # both end after the same step
     done = torchrun(BUNDLE, "training", names, options | paths("clicks") | {"batch_size": 1}, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert last_state(tmp_path / "clicks")["finished"]

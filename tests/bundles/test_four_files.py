@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 from four_runs import BUNDLES, bundle_of, config_of, values_of
+from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator
 
 import adapters
 from adapters.bundling import TASKS, differing_files, load_task, render, write_bundle
 from adapters.bundling.__main__ import main
+from adapters.checkpoints.download import SAM_URL, WEIGHTS
 
 WHOLE = ("train", "train_auto", "inference", "inference_auto")
 OVERLAYS = ("evaluate", "multi_gpu_train", "multi_gpu_evaluate")
@@ -275,8 +277,9 @@ def test_names_that_users_and_monai_call(task: str) -> None:
     train = config_of(task, "train")
     assert isinstance(train["train"]["handlers"], list)
     assert not any("displayable_configs" in value for value in walk(train) if isinstance(value, dict))
-    rank_0 = [h["_target_"] for h in train["train"]["handlers"][-3:]]
-    assert rank_0 == ["adapters.engines.Progress", "StatsHandler", "TensorBoardStatsHandler"]
+    everywhere = [h["_target_"] for h in train["train"]["handlers"][:4]]  # the others print and log: rank 0 alone
+    assert everywhere[1:] == [f"adapters.engines.{name}" for name in ("ValidationWithEnd", "StopEarly", "Resume")]
+    assert "[: 4 if" in config_of(task, "multi_gpu_train")["train#trainer#train_handlers"]
     request = next(v for v in walk(config_of(task, "inference")) if isinstance(v, dict) and "label_names" in v)
     pred = config_of(task, "metadata")["network_data_format"]["outputs"]["pred"]
     assert request["label_names"] == pred["channel_def"]["1"]
@@ -286,6 +289,15 @@ def test_names_that_users_and_monai_call(task: str) -> None:
     for name in ("crop_size", "enlargement", "spacing", "variant", "network_def", "axcodes"):
         assert train[name] == config_of(task, "inference")[name]
         assert auto[name] == config_of(task, "inference_auto")[name]
+
+
+@task_of
+def test_monai_reads_where_sams_weights_are(task: str) -> None:
+    """As `python -m monai.bundle download_large_files` does."""
+    (entry,) = ConfigParser.load_config_file(bundle_of(task) / "large_files.yml")["large_files"]
+    assert entry["path"] == f"models/{config_of(task, 'train')['sam_files']['vit_b']}"
+    assert entry["url"] == f"{SAM_URL}/{WEIGHTS['sam_vit_b'].file}"
+    assert (entry["hash_type"], entry["hash_val"]) == ("sha256", WEIGHTS["sam_vit_b"].sha256)
 
 
 def test_regenerating_changes_nothing(tmp_path: Path) -> None:

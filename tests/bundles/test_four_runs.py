@@ -227,9 +227,10 @@ SAME_CROPS = [
 """Nothing is left to chance, so that a process and two of them see the same crops."""
 
 
-def test_two_processes_train_as_one_does_and_evaluate(tmp_path: Path) -> None:
-    data = make_release("kidney_tumor", tmp_path / "release", training=2, validation=2, test=2)
-    run, alone = Run("kidney_tumor", data, tmp_path), Run("kidney_tumor", data, tmp_path / "alone")
+@pytest.mark.parametrize("task", TASKS)
+def test_two_processes_train_as_one_does(task: str, tmp_path: Path) -> None:
+    data = make_release(task, tmp_path / "release", training=2, validation=2)
+    run, alone = Run(task, data, tmp_path), Run(task, data, tmp_path / "alone")
     start = save_model(build_sam_adapter3d("tiny", 16), tmp_path / "start.pt")
     options = {"crop_size": 16, "max_epochs": 1, "pretrained": str(start), "lesion_clicks": 1, "stray_clicks": 0}
     options |= {"train#prepare_batch#policy": "centre", "train#random_transforms": SAME_CROPS}
@@ -245,6 +246,13 @@ def test_two_processes_train_as_one_does_and_evaluate(tmp_path: Path) -> None:
         torch.testing.assert_close(entry["exp_avg"], gradients[1][index]["exp_avg"], rtol=1e-3, atol=1e-6)
     assert not any(name.startswith("module.") for name in run.weights("train"))
 
+
+def test_two_processes_train_with_corrections_and_evaluate(tmp_path: Path) -> None:
+    """The three validation cases do not share out evenly."""
+    data = make_release("kidney_tumor", tmp_path / "release", training=2, validation=3, test=2)
+    run = Run("kidney_tumor", data, tmp_path)
+    in_two(run, "training", ["train", "multi_gpu_train"], {"crop_size": 16, "max_epochs": 1, "interactive": True})
+    assert any(tensor.any() for name, tensor in run.weights("train").items() if ".correction.to_" in name)
     in_two(run, "evaluating", ["train", "evaluate", "multi_gpu_evaluate"], {"crop_size": 16, **SCORING})
     expected = {(case["case"], policy) for case in run.cases("test") for policy in ("iterative", "random")}
     assert {(row["case"], row["policy"]) for row in run.rows()} == expected

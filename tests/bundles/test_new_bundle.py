@@ -330,6 +330,16 @@ def test_bad_options(options: dict[str, Any], message: str, data: dict[str, Path
         (SECTIONS | {"test": ["none"]}, "entry 0 of section 'test' in .*, 'image': there is no file"),
         (SECTIONS | {"validation": [{"image": "images/phantom_002.nii.gz"}]}, "has no key 'label'"),
         ([CASES], "holds list, expected an object with a list 'training'"),
+        (
+            SECTIONS
+            | {
+                "training": [
+                    {"case": "p", "image": f"images/{case}.nii.gz", "label": f"labels/{case}.nii.gz"}
+                    for case in CASES[:2]
+                ]
+            },
+            "section 'training' of .* has several cases named 'p': give each of them a 'case' of its own",
+        ),
     ],
 )
 def test_bad_lists(content: Any, message: str, data: dict[str, Path], tmp_path: Path) -> None:

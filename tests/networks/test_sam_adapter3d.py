@@ -410,6 +410,21 @@ def test_set_trainable_can_be_changed_and_hands_the_network_back(network: SAMAda
     assert trained(set_trainable(network)) == published
 
 
+def test_what_is_ours_and_the_prompts_can_be_left_untrained(network: SAMAdapter3D) -> None:
+    everything = {name for name, p in set_trainable(network).named_parameters() if p.requires_grad}
+    published = {name for name, p in set_trainable(network, added=False).named_parameters() if p.requires_grad}
+    assert {name.split(".")[1] for name in everything - published} == {"label_embed", "correction"}
+    automatic = {n for n, p in set_trainable(network, added=False, prompts=False).named_parameters() if p.requires_grad}
+    assert published - automatic == {name for name in published if name.startswith("prompt_head.")}
+
+
+def test_untrained_label_embeddings_are_the_same_everywhere() -> None:
+    """Published weights do not hold them, and score alike wherever they are loaded."""
+    first, second = (build_prompt_head(SMALL).label_embed.weight for _ in range(2))
+    assert torch.equal(first, second)
+    assert first[0].any()
+
+
 def test_count_parameters_sums_to_what_there_is(network: SAMAdapter3D) -> None:
     counts = count_parameters(network, trainable_only=False)
     assert sum(counts.values()) == sum(p.numel() for p in network.parameters())
