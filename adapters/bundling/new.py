@@ -203,8 +203,8 @@ def _read_list(path: Path, base: Path) -> dict[str, Any]:
         names = Counter(str(case.get("case") or Path(case["image"]).name.split(".")[0]) for case in cases)
         if twice := [name for name, times in names.items() if times > 1]:
             raise ValueError(
-                f"section {section!r} of {str(path)!r} has several cases named {twice[0]!r}: give each of them a 'case' of "
-                "its own beside 'image' and 'label'"
+                f"section {section!r} of {str(path)!r} has several cases named {twice[0]!r}: give each of them a "
+                "'case' of its own beside 'image' and 'label'"
             )
     return listed
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
-import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from bundle_runs import BUNDLE, SMALL, TESTS, Trained, run_as_typed, workflow
+from bundle_runs import BUNDLE, SMALL, Trained, run_as_typed, workflow
 
 from adapters import cli
 
-PAGE = (TESTS.parent / "docs" / "how-to" / "score.md").read_text(encoding="utf-8")
 LEVELS = "network_def#prompt_head#prompt_levels"
 
 
@@ -61,22 +57,3 @@ def test_prompted_levels_are_trained_and_scored(data: dict[str, str], tmp_path: 
     options = {"num_clicks": 1, "click_rounds": 0, "seeds": 1}
     workflow(BUNDLE, ["train", "evaluate"], "train", **overrides, **options).run()
     assert scored(tmp_path / "eval") == {("random", 1)}
-
-
-def test_the_page_names_what_there_is() -> None:
-    ids = {key for name in ("train", "evaluate") for key in json.loads((BUNDLE / f"configs/{name}.json").read_text())}
-    ids |= {"bundle_root", "config_file", LEVELS}
-    commands = [line for line in PAGE.splitlines() if line.startswith(("    ", "| `--"))]
-    options = {option for line in commands if "adapters" not in line for option in re.findall(r"--([\w#]+)", line)}
-    assert len(options) > 8
-    assert options <= ids
-    assert set(re.findall(r"python -m adapters (\w+)", PAGE)) <= set(cli.VERBS)
-
-
-def test_the_pages_snippet() -> None:
-    names: dict[str, Any] = {}
-    exec("\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)), names)
-    assert names["scores"]["dice"] == pytest.approx(0.9)
-    assert 0 < names["scores"]["nsd"] < 1
-    assert names["distance"] == pytest.approx(3.0)
-    assert (names["area"], names["needed"]) == (pytest.approx(np.mean([0.6, 0.775])), 3)
