@@ -112,6 +112,8 @@ class ClickInferer(Inferer):
         cache_size: embeddings kept for one network. None: ``max_crops``, so that a grown lesion is kept whole.
         threshold: probability above which a voxel counts as lesion for growth, between 0 and 1.
         pad_value: value of crop voxels outside the scan. None: the scan's minimum.
+        reach: connected parts of the mask that come nowhere within this many mm of a click on the lesion become
+            background. None: all parts stay, as published.
 
     Raises:
         ValueError: an argument out of its range.
@@ -138,6 +140,7 @@ class ClickInferer(Inferer):
         cache_size: int | None = None,
         threshold: float = 0.5,
         pad_value: float | None = None,
+        reach: float | None = None,
     ) -> None:
         self.crop_size = as_sizes(crop_size, "crop_size")
         self.spacing = as_spacing(spacing)
@@ -149,6 +152,9 @@ class ClickInferer(Inferer):
             raise ValueError(f"cache_size is {cache_size}: expected 0 (keep nothing) or more, or None")
         if not 0 < threshold < 1:
             raise ValueError(f"threshold is {threshold}: expected a probability between 0 and 1")
+        if reach is not None and reach < 0:
+            raise ValueError(f"reach is {reach}: expected mm, 0 or more, or None to keep all parts of a mask")
+        self.reach = reach
         self.automatic = automatic
         self.max_crops = max_crops
         self.grow = grow
@@ -224,7 +230,10 @@ class ClickInferer(Inferer):
                 decode=self._decoder(network, keeps, weights, args, kwargs),
                 device=network_device(network, scans),
             )
-            items.append(self._merged(scan, self._predictions(scan, keeps, weights)))
+            logits = self._merged(scan, self._predictions(scan, keeps, weights))
+            if self.reach is not None and (marks == 1).any():
+                logits = self._within_reach(logits, points[marks == 1], affine)
+            items.append(logits)
         return like_inputs(items[0][None] if len(items) == 1 else torch.stack(items), inputs)
 
     def _without_clicks(
@@ -237,6 +246,24 @@ class ClickInferer(Inferer):
             return automatic.infer_scan(volume, affine, network)
         device = network_device(network, volume)
         return infer_resampled(volume, grid, lambda scan: automatic(scan.to(device), network))
+
+    def _within_reach(self, logits: torch.Tensor, points: np.ndarray, affine: np.ndarray) -> torch.Tensor:
+        """Logits (2, D, H, W) in which the parts of the mask that no click (N, 3) is near are background."""
+        certain = math.log(self.threshold / (1 - self.threshold))
+        parts, _ = ndimage.label((logits[1] - logits[0] > certain).cpu().numpy())
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+        size = np.asarray(parts.shape)
+        near: set[int] = set()
+        for point in points:
+            low = np.clip(np.floor(point - self.reach / spacing), 0, size - 1).astype(int)
+            high = np.clip(np.ceil(point + self.reach / spacing), 0, size - 1).astype(int) + 1
+            box = parts[tuple(slice(*ends) for ends in zip(low, high, strict=True))]
+            places = np.argwhere(box)
+            reached = np.linalg.norm((places + low - point) * spacing, axis=1) <= self.reach + spacing.max() / 2
+            near.update(box[tuple(places[reached].T)].tolist())
+        far = torch.from_numpy((parts > 0) & ~np.isin(parts, list(near))).to(logits.device)
+        background = torch.tensor(BACKGROUND_LOGITS, device=logits.device, dtype=logits.dtype)
+        return torch.where(far, background[:, None, None, None], logits)
 
     def _memory(self, network: Any) -> tuple[Memory | None, tuple[Any, ...]]:
         """The network's memory, or None where nothing may be kept, and the version of its weights."""

@@ -35,6 +35,51 @@ def tensor(*points) -> torch.Tensor:
 PUBLISHED = {"grow": False, "max_crops": 1}
 
 
+class TestReach:
+    """Two balls in one crop, 12 voxels apart from surface to surface, of which one is clicked."""
+
+    CLICKED, OTHER = (16.0, 16.0, 10.0), (16.0, 16.0, 30.0)
+
+    @pytest.fixture
+    def balls(self) -> torch.Tensor:
+        clicked, other = (ellipsoid((32, 32, 40), centre, (4.0, 4.0, 4.0)) for centre in (self.CLICKED, self.OTHER))
+        return torch.maximum(clicked, other)
+
+    def found(self, scan, network, reach, *points, labels=None) -> tuple[bool, bool]:
+        marks = None if labels is None else torch.tensor([labels])
+        mask = as_mask(ClickInferer(64, reach=reach)(scan, network, tensor(*points), marks))[0]
+        return tuple(bool(mask[tuple(int(i) for i in centre)]) for centre in (self.CLICKED, self.OTHER))
+
+    @pytest.mark.parametrize(
+        ("reach", "points", "expected"),
+        [
+            (None, [(16, 16, 10)], (True, True)),
+            (0.0, [(16, 16, 10)], (True, False)),
+            (0.0, [(16, 16, 10), (16, 17, 30)], (True, True)),
+            (2.0, [(16, 16, 15)], (True, False)),  # two voxels beside it
+            (2.0, [(16, 16, 17)], (False, False)),
+            (50.0, [(16, 16, 10)], (True, True)),
+        ],
+    )
+    def test_parts_that_no_click_is_near_are_background(self, network, balls, reach, points, expected):
+        assert self.found(balls, network, reach, *points) == expected
+
+    def test_is_in_mm(self, network, balls):
+        scan = MetaTensor(balls, affine=torch.diag(torch.tensor([1.0, 1.0, 3.0, 1.0])))
+        assert self.found(scan, network, 4.0, (16, 16, 16)) == (False, False)
+        assert self.found(scan, network, 9.0, (16, 16, 16)) == (True, False)
+
+    def test_clicks_off_the_lesion_reach_nothing(self, network, balls):
+        assert self.found(balls, network, 1.0, (16, 16, 10), (16, 16, 30), labels=[1, 0]) == (True, False)
+        assert self.found(balls, network, 1.0, (16, 16, 20), labels=[0]) == (True, True)
+
+    def test_what_stays_is_untouched(self, network, balls):
+        whole, near = (ClickInferer(64, reach=reach)(balls, network, tensor((16, 16, 10))) for reach in (None, 0.0))
+        assert torch.equal(near[..., :20], whole[..., :20])
+        assert as_mask(whole)[..., 20:].any()
+        assert not as_mask(near)[..., 20:].any()
+
+
 class TestCrop:
     def test_is_a_plain_slice_where_spacings_agree(self, network):
         scan = torch.randn(1, 1, 40, 50, 60)
@@ -514,6 +559,7 @@ def test_bad_input(arguments, message):
         ({"cache_size": -1}, "cache_size is -1"),
         ({"threshold": 1.0}, "threshold is 1.0"),
         ({"automatic": "sliding"}, "automatic is 'sliding'"),
+        ({"reach": -1.0}, "reach is -1.0"),
     ],
 )
 def test_bad_arguments(arguments, message):
