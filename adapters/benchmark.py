@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 
 import adapters
+from adapters.memory import resident
 from adapters.networks import ImageFeatures, SAMAdapter3D, build_sam_adapter3d
 
 __all__ = ["benchmark", "main", "measure"]
@@ -42,18 +43,6 @@ def _load_literal() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _resident() -> tuple[int, int]:
-    """Bytes that this process holds now, and held at most so far."""
-    status = Path("/proc/self/status")
-    if status.exists():  # the peak of getrusage can be inherited from the process that started this one
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
-        return int(lines["VmRSS"].split()[0]) * 1024, int(lines["VmHWM"].split()[0]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return peak, peak
 
 
 def _network(variant: str, crop_size: int) -> SAMAdapter3D:
@@ -87,11 +76,11 @@ def measure(form: Form, variant: str, crop_size: int) -> dict[str, Any]:
     image = torch.randn(1, 1, crop_size, crop_size, crop_size)
     clicks, labels = torch.full((1, 1, 3), crop_size / 2), torch.ones(1, 1, dtype=torch.long)
     with torch.inference_mode():
-        baseline, _ = _resident()
+        baseline, _ = resident()
         start = time.perf_counter()
         levels = literal.literal_encode(network.image_encoder, image) if literal else network.image_encoder(image)
         encoder_s = time.perf_counter() - start
-        _, peak = _resident()
+        _, peak = resident()
 
         start = time.perf_counter()
         context = torch.empty(0) if literal else network.mask_decoder.context(levels, image)  # type: ignore[operator]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+
+from adapters import files
 
 __all__ = ["Kind", "check_output", "check_tensors", "kind_of", "read_checkpoint", "replacing"]
 
@@ -149,10 +150,5 @@ def replacing(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         FileNotFoundError, ValueError: as `check_output`.
     """
-    path = check_output(path, overwrite=overwrite)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
+    with files.replacing(check_output(path, overwrite=overwrite)) as temporary:
         yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

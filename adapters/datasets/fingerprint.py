@@ -22,7 +22,9 @@ from monai.transforms import ScaleIntensityRangePercentilesd
 from scipy import ndimage
 from tqdm import tqdm
 
+from adapters.files import write_whole
 from adapters.transforms import CheckScand, LoadScand, load_datalist
+from adapters.transforms.datalist import case_name
 
 logger = logging.getLogger(__name__)
 
@@ -247,7 +249,7 @@ def fingerprint(
     if wanted is not None and not isinstance(wanted, int):
         raise ValueError(f"the lesion of {str(path)!r} is {wanted!r}, expected a value of the labels such as 1")
     lesion = 1 if wanted is None else wanted
-    names = [str(entry.get("case") or Path(entry["image"]).name.split(".")[0]) for entry in entries]
+    names = [case_name(entry) for entry in entries]
 
     def task(name: str, entry: dict[str, Any]) -> Callable[[], Case]:
         return lambda: measure(name, entry["image"], entry["label"], lesion, intensities=True, scaled=scaled)
@@ -345,7 +347,7 @@ def write_fingerprint(found: dict[str, Any], output: str | PathLike) -> str:
     """
     file = Path(output).expanduser()
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found, indent=4) + "\n", encoding="utf-8")
+    write_whole(file, json.dumps(found, indent=4) + "\n")
     voxels = found["intensity"]
     return "\n".join(
         [

@@ -22,6 +22,7 @@ import numpy as np
 from adapters.datasets.archives import contents, is_archive, target, unpack
 from adapters.datasets.fingerprint import Case, measure, measure_all, summary, table
 from adapters.datasets.releases import RELEASES, Release, get_release
+from adapters.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -341,17 +342,7 @@ def _write_datalist(
         "numTest": len(entries["test"]),
         **entries,
     }
-    _replace(folder / name, json.dumps(content, indent=4) + "\n")
-
-
-def _replace(file: Path, text: str) -> None:
-    """Writes beside the file and moves it into place, so that an interruption leaves no half file."""
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(folder / name, json.dumps(content, indent=4) + "\n")
 
 
 def _write_cases(
@@ -367,7 +358,7 @@ def _write_cases(
             volume = f"{case.volume:.3f}"
             image = _path(found[name].image, folder)
             writer.writerow([name, section, case.axes, shape, spacing, len(case.lesions), volume, image])
-    _replace(folder / "cases.csv", text.getvalue())
+    write_whole(folder / "cases.csv", text.getvalue())
 
 
 def _stored(case: Case) -> str:

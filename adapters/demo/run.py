@@ -20,8 +20,10 @@ from monai.transforms import Orientation
 from tqdm import tqdm
 
 from adapters.clicks import Clicks, centre_click
-from adapters.demo.report import Section, Shown, Table, curve, dice, page, slices
+from adapters.demo.report import Shown, curve, dice, slices
 from adapters.demo.samples import Case, samples
+from adapters.engines.page import Picture, Section, Table, as_html
+from adapters.files import write_whole
 from adapters.transforms import LoadScand
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "soft_tissue_sarcoma_ct_samadapter_deepgrow"
@@ -103,11 +105,9 @@ def main(output: str | os.PathLike[str] = "demo", *, epochs: int = 20, bundle: s
         ]
         seconds = time.perf_counter() - start
         closing = Section("Time", [f"All of it took {seconds:.0f} s on {os.cpu_count()} CPU cores."])
-        text = page("monai-sam-adapters: the demo", notes, [clicked, trained, evaluated, closing])
+        text = as_html("monai-sam-adapters: the demo", "", [clicked, trained, evaluated, closing], warnings=notes)
         report = folder / "report.html"
-        partial = report.with_suffix(".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(report)
+        write_whole(report, text)
         progress.update()
     return report
 
@@ -189,7 +189,7 @@ def _click(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
         volumes = [f"{mask.sum() * millilitres:.1f} ml" for mask in (shown.truth, shown.prediction)]
         where = ", ".join(f"{c:g}" for c in click.points[0])
         rows.append([case.name, where, *volumes, f"{overlap:.2f}"])
-        pictures.append((slices(shown), f"{case.name}: Dice {overlap:.2f}; slices through the click."))
+        pictures.append(Picture(slices(shown), f"{case.name}: Dice {overlap:.2f}; slices through the click."))
     table = Table(["case", "click (i, j, k)", "tumour", "predicted", "Dice"], rows)
     said = [
         (
@@ -199,7 +199,7 @@ def _click(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
         ),
         f"{len(cases)} scans took {command.seconds:.0f} s, the program's start included.",
     ]
-    return Section("One click", said, table, pictures, command.typed)
+    return Section("One click", said, [table], pictures, command=command.typed)
 
 
 def _written(predictions: Path, case: Case) -> Path:
@@ -245,7 +245,7 @@ def _train(bundle: Path, weights: Path, cases: Sequence[Case], folder: Path, epo
         ),
     ]
     picture = curve(steps, losses, xlabel="step", ylabel="loss (Dice + cross-entropy)")
-    return Section("A short training run", said, None, [(picture, "Training loss.")], command.typed)
+    return Section("A short training run", said, pictures=[Picture(picture, "Training loss.")], command=command.typed)
 
 
 def _losses(printed: str) -> tuple[list[float], list[float]]:
@@ -286,7 +286,7 @@ def _evaluate(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
         ["clicks", "placed", "Dice, shipped weights", "Dice after the short run"],
         [[str(clicks), policy, *means] for (policy, clicks), means in rows.items()],
     )
-    return Section("Evaluation", said, table, (), command.typed)
+    return Section("Evaluation", said, [table], command=command.typed)
 
 
 def _means(summary: Path) -> Iterable[tuple[str, int, float]]:

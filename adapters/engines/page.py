@@ -32,17 +32,18 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A part of a page, in this order: heading, paragraphs, tables, pictures, notes."""
+    """A part of a page, in this order: heading, paragraphs, tables, pictures, notes, the command that made it."""
 
     heading: str
     paragraphs: Sequence[str] = ()
     tables: Sequence[Table] = field(default_factory=tuple)
     pictures: Sequence[Picture] = field(default_factory=tuple)
     notes: Sequence[str] = ()
+    command: str | None = None
 
 
 def as_markdown(title: str, about: str, sections: Sequence[Section]) -> str:
-    """The page as Markdown, without its pictures. A section without a heading belongs to the title."""
+    """The page as Markdown, without its pictures and commands. A section without a heading belongs to the title."""
     blocks = [f"# {title}", about]
     for section in sections:
         blocks += [f"## {section.heading}"] if section.heading else []
@@ -68,18 +69,22 @@ figure{margin:1rem 0}figcaption,.note{color:#4a5158;font-size:.92rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;margin:.8rem 0}
 th,td{padding:.3rem .9rem;border-bottom:1px solid #d5dae0;text-align:left;white-space:nowrap}
 td+td{font-variant-numeric:tabular-nums}tr.strong{font-weight:600;background:#f1f6ff}
+pre{background:#f3f5f7;padding:.8rem;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.82rem}
+.warning{border-left:4px solid #d9a400;background:#fff9e5;padding:.5rem 1rem}
 """
 
 
-def as_html(title: str, about: str, sections: Sequence[Section]) -> str:
-    """The whole page as HTML in one file: style and pictures are inside."""
-    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(about)}</p>"]
+def as_html(title: str, about: str, sections: Sequence[Section], *, warnings: Sequence[str] = ()) -> str:
+    """The whole page as HTML in one file: style and pictures are inside; at the top, what a reader must not miss."""
+    parts = [f"<h1>{html.escape(title)}</h1>", *(f'<p class="warning">{html.escape(text)}</p>' for text in warnings)]
+    parts += [f"<p>{html.escape(about)}</p>"] if about else []
     for section in sections:
         parts += [f"<h2>{html.escape(section.heading)}</h2>"] if section.heading else []
         parts += [f"<p>{html.escape(text)}</p>" for text in section.paragraphs]
         parts += [_html_table(table) for table in section.tables]
         parts += [_html_picture(picture) for picture in section.pictures]
         parts += [f'<p class="note">{html.escape(text)}</p>' for text in section.notes]
+        parts += [f"<p>As typed:</p><pre>{html.escape(section.command)}</pre>"] if section.command else []
     head = (
         f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
     )

@@ -6,12 +6,12 @@ import csv
 import io
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from adapters.files import write_whole
 
 from .figures import box_figure, curve_figure, png
 from .page import Picture, Section, Table, as_html, as_markdown, markdown_table
@@ -124,7 +124,7 @@ def write_scores(
         **{f"{rank}.png": picture.png for rank, picture in chosen.items()},
     }
     for name, content in written.items():
-        _write(folder / name, content)
+        write_whole(folder / name, content)
     for name in {"lesions.csv", *(f"{rank}.png" for rank in RANKS)} - written.keys():
         (folder / name).unlink(missing_ok=True)  # of an earlier run
 
@@ -146,20 +146,6 @@ def _ranked(pictures: Sequence[CasePicture]) -> dict[str, CasePicture]:
         if ordered and ordered[place] not in chosen.values():
             chosen[rank] = ordered[place]
     return {rank: chosen[rank] for rank in RANKS if rank in chosen}
-
-
-def _write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all."""
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def load_summary(folder: Path) -> dict[str, Any]:
@@ -206,13 +192,13 @@ def compare(runs: str | Mapping[str, str | Path], output: str | Path) -> Path:
     _check_alike(summaries)
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    _write(output / "compare.png", png(curve_figure(summaries)))
-    _write(output / "compare_boxes.png", png(box_figure(summaries)))
+    write_whole(output / "compare.png", png(curve_figure(summaries)))
+    write_whole(output / "compare_boxes.png", png(box_figure(summaries)))
     cases, tolerance = (next(iter(summaries.values()))[key] for key in ("cases", "tolerance_mm"))
     said = (
         f"Mean ± spread between seeds, in points, on {len(cases)} cases, by number of clicks; NSD at {tolerance:g} mm."
     )
-    _write(output / "compare.md", f"{said}\n\n{markdown_table(_comparison(summaries))}\n")
+    write_whole(output / "compare.md", f"{said}\n\n{markdown_table(_comparison(summaries))}\n")
     return output / "compare.md"
 
 
@@ -294,7 +280,7 @@ def html_report(folder: str | Path, *, task: str | None = None) -> Path:
                 for part in _single(run, summary)
             ]
     path = folder / "report.html"
-    _write(path, as_html(title, said, sections))
+    write_whole(path, as_html(title, said, sections))
     return path
 
 

@@ -54,7 +54,6 @@ class LinearDecay:
         self.minutes = minutes
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.started = time.monotonic()
-        self._seconds = 0.0
 
     def factor(self, progress: float) -> float:
         """Factor on the learning rate when this share of the run (0 to 1) is over."""
@@ -66,7 +65,7 @@ class LinearDecay:
         """Share of the run that is over: the larger of the shares of its iterations and of its minutes."""
         share = (engine.state.iteration - 1) / max(1, (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1))
         if self.minutes is not None:
-            share = max(share, self._seconds / (60.0 * self.minutes))
+            share = max(share, self._elapsed() / (60.0 * self.minutes))
         return share
 
     def state_dict(self) -> dict[str, float]:
@@ -87,7 +86,6 @@ class LinearDecay:
         self.started = time.monotonic()
 
     def _set(self, engine: Engine) -> None:
-        self._seconds = self._elapsed()
         factor = self.factor(self.progress(engine))
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = factor * rate
@@ -95,7 +93,7 @@ class LinearDecay:
     def _elapsed(self) -> float:
         """Seconds by the clock of the first process, so that all processes go and stop together."""
         seconds = torch.tensor([time.monotonic() - self.started], dtype=torch.float64)
-        if self.minutes is not None and dist.is_available() and dist.is_initialized():
+        if dist.is_available() and dist.is_initialized():
             if dist.get_backend() == "nccl":
                 seconds = seconds.cuda()
             dist.broadcast(seconds, src=0)

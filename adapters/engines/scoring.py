@@ -23,10 +23,10 @@ from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
 from adapters.clicks import ClickPolicy
+from adapters.memory import peak_mib, start_peak
 from adapters.metrics import Lesions, hd95, volume_scores
 
 from .figures import draw_case, png
-from .memory import peak_mib, start_peak
 from .published import check_task
 from .report import CasePicture, caption, write_scores
 from .summaries import AUTOMATIC, ITERATIVE, STRATA_ML, Row, stratum, summarise
@@ -237,7 +237,7 @@ class ScoringIteration:
             lesion_ml (of the label) and hd95 (mm); ``tolerance``: mm; ``lesions``: where there are several, a
             dictionary for each of them and each prediction with case, seed, policy, clicks, lesion (1 is the largest),
             lesion_ml, clicked (how many clicks lie on it), dice and nsd; ``about``: case, lesions (how many),
-            peak_mib (`adapters.engines.memory.peak_mib`) and device (its type); ``shown``: a `ShownCase`, the first
+            peak_mib (`adapters.memory.peak_mib`) and device (its type); ``shown``: a `ShownCase`, the first
             seed's prediction from the fewest clicks placed at once, else from the last round, else without clicks.
 
         Raises:

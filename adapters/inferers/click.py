@@ -247,10 +247,14 @@ class ClickInferer(Inferer):
         device = network_device(network, volume)
         return infer_resampled(volume, grid, lambda scan: automatic(scan.to(device), network))
 
+    def _lesion(self, logits: torch.Tensor) -> np.ndarray:
+        """Where logits (2, D, H, W) are above the threshold."""
+        odds = math.log(self.threshold / (1 - self.threshold))
+        return (logits[1] - logits[0] > odds).detach().cpu().numpy()
+
     def _within_reach(self, logits: torch.Tensor, points: np.ndarray, affine: np.ndarray) -> torch.Tensor:
         """Logits (2, D, H, W) in which the parts of the mask that no click (N, 3) is near are background."""
-        certain = math.log(self.threshold / (1 - self.threshold))
-        parts, _ = ndimage.label((logits[1] - logits[0] > certain).cpu().numpy())
+        parts, _ = ndimage.label(self._lesion(logits))
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         size = np.asarray(parts.shape)
         near: set[int] = set()
@@ -402,8 +406,7 @@ class ClickInferer(Inferer):
     def _with_contacts(self, grid: Grid, window: Window, logits: torch.Tensor, positive: np.ndarray) -> _Prediction:
         """Find where the mask touches faces beyond which the scan goes on."""
         size = np.asarray(window.size)
-        odds = math.log(self.threshold / (1 - self.threshold))
-        lesion = (logits[1] - logits[0] > odds).detach().cpu().numpy()
+        lesion = self._lesion(logits)
         faces = [
             (axis, forward)
             for axis in range(3)

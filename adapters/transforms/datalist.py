@@ -24,6 +24,11 @@ def _read_json(path: str | PathLike) -> Any:
         raise ValueError(f"the data list {str(file)!r} is not JSON: {err}") from err
 
 
+def case_name(entry: Mapping[str, Any]) -> str:
+    """What a case of a data list is called: its ``case``, else its image's file name up to the first dot."""
+    return str(entry.get("case") or Path(entry["image"]).name.split(".")[0])
+
+
 def _existing(name: Any, base_dir: Path, where: str) -> str:
     if not isinstance(name, str) or not name:
         raise ValueError(f"{where} is {name!r}, expected the path of a file")

@@ -246,13 +246,13 @@ def test_a_disk_that_is_full_leaves_the_lists_as_they_were(
     out = tmp_path / "out"
     prepare("msd_colon", out, colon, partial=True)
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    write = Path.write_text
+    write = Path.write_bytes
 
-    def full(path: Path, text: str, **options: str) -> int:
-        write(path, text[: len(text) // 2], **options)
+    def full(path: Path, data: bytes) -> int:
+        write(path, data[: len(data) // 2])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left on device"):
         prepare("msd_colon", out, colon, partial=True, fold=1)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

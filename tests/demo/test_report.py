@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import shlex
 
 import numpy as np
 import pytest
 
-from adapters.demo.report import Section, Shown, Table, curve, dice, page, slices
+from adapters.demo.report import Shown, curve, dice, slices
 from adapters.demo.run import Command, _losses
+from adapters.engines.page import Picture, Section, Table, as_html
 
 
 def box(*slices_: slice) -> np.ndarray:
@@ -37,14 +37,15 @@ def test_slices_are_a_png_and_leave_the_masks_as_they_are(predicted: bool) -> No
     truth = box(slice(8, 12), slice(8, 12), slice(8, 12))
     prediction = truth.copy() if predicted else np.zeros_like(truth)
     shown = Shown("x", np.zeros((20, 20, 20), np.float32), truth, prediction, np.full(3, 9.0), (4.0, 1.0, 1.0))
-    assert base64.b64decode(slices(shown)).startswith(b"\x89PNG")
+    assert slices(shown).startswith(b"\x89PNG")
     assert (truth.sum(), prediction.sum()) == (64, 64 if predicted else 0)
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_escapes_what_it_shows() -> None:
     picture = curve([1, 2], [0.5, 0.25], xlabel="step", ylabel="loss")
-    section = Section("A & B", ["x < y"], Table(["a"], [["1 > 0"]]), [(picture, 'a "quoted" one')], "run '<x>'")
-    text = page("Title", ["mind this"], [section])
+    table, shown = Table(["a"], [["1 > 0"]]), Picture(picture, 'a "quoted" one')
+    section = Section("A & B", ["x < y"], [table], [shown], command="run '<x>'")
+    text = as_html("Title", "", [section], warnings=["mind this"])
     for expected in (
         "<h2>A &amp; B</h2>",
         "x &lt; y",
