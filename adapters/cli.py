@@ -101,6 +101,22 @@ def download(weights: str, output: str = ".", url: str = "") -> str:
 
 
 @verb
+def init(name: str, sam: str = "", seed: int = 0, *, random: bool = False, overwrite: bool = False) -> str:
+    """Writes the models/model.pt of a bundle that ships none, untrained, from SAM's file.
+
+    Args:
+        name: The bundle's name, or its folder.
+        sam: SAM's file of the bundle's variant, such as weights/sam_vit_b_01ec64.pth.
+        seed: For the weights that SAM's file does not have.
+        random: Do without SAM's file: random weights.
+        overwrite: Replace a models/model.pt that is there.
+    """
+    from adapters.bundling.weights import init_bundle
+
+    return f"wrote {init_bundle(name, sam or None, random=random, seed=seed, overwrite=overwrite)}: untrained"
+
+
+@verb
 def compare(runs: str, output: str) -> str:
     """Puts the scores of several methods into one table and one plot of Dice over clicks.
 

@@ -75,7 +75,12 @@ def convert(
         network = network_of(read, str(checkpoint), window_size=window_size, prompt_heads=prompt_heads)
     else:
         network = load_sam(checkpoint).network
-    save_model(network, output, overwrite=overwrite)
+    save_model(
+        network,
+        output,
+        overwrite=overwrite,
+        untrained="" if kind == "published" else f"started from {Path(checkpoint).name}",
+    )
     found = identity(network)
     result = Conversion(kind, describe(found), found["crop_size"], output, trained=kind == "published")
     logger.info("%s", result)

@@ -23,6 +23,7 @@ from adapters.networks.identity import (
     CUSTOM,
     check_identity,
     identity,
+    mark_untrained,
     matching_variant,
     network_sizes,
     stored_identity,
@@ -36,7 +37,7 @@ _ADAPTER_FORMAT = "sam_adapter3d"
 _SHALLOWER = re.compile(r"prompt_head\.shallower\.(\d)\.")
 
 
-def save_model(network: SAMAdapter3D, path: str | Path, *, overwrite: bool = True) -> Path:
+def save_model(network: SAMAdapter3D, path: str | Path, *, overwrite: bool = True, untrained: str = "") -> Path:
     """Write all weights as a plain state dict, whole or not at all.
 
     The file is read by ``torch.load(weights_only=True)`` and ``network.load_state_dict(strict=True)``, so by
@@ -47,6 +48,8 @@ def save_model(network: SAMAdapter3D, path: str | Path, *, overwrite: bool = Tru
         network: any `SAMAdapter3D`, on any device; the file holds CPU tensors.
         path: for example ``models/model.pt``.
         overwrite: whether an existing file is replaced.
+        untrained: where weights come from that cannot segment yet, such as "random weights". The file says it, and
+            whatever loads the file logs it as a warning.
 
     Returns:
         The path.
@@ -57,6 +60,8 @@ def save_model(network: SAMAdapter3D, path: str | Path, *, overwrite: bool = Tru
     """
     with replacing(path, overwrite=overwrite) as temporary:
         state = network.state_dict()
+        if untrained:
+            mark_untrained(state, untrained)
         for name, tensor in state.items():
             state[name] = tensor.cpu()
         torch.save(state, temporary)

@@ -8,6 +8,7 @@ tensors of a state dict. The dictionary itself stays plain: names and tensors on
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -26,15 +27,19 @@ __all__ = [
     "describe",
     "encoder_sizes",
     "identity",
+    "mark_untrained",
     "matching_variant",
     "network_sizes",
     "stored_identity",
 ]
 
+logger = logging.getLogger(__name__)
+
 FORMAT_VERSION = 1
 CUSTOM = "custom"  # the name of every network whose sizes are those of no variant
 
 _METADATA_KEY = "sam_adapter3d"
+_UNTRAINED_KEY = "untrained"
 _SETTINGS = ("window_size", "prompt_heads", "enlargement", "crop_size")  # what the shapes of most tensors do not show
 ShapeOf = Callable[[str], tuple[int, ...]]
 
@@ -202,6 +207,16 @@ def stored_identity(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
     return None if metadata is None else metadata.get("", {}).get(_METADATA_KEY)
 
 
+def mark_untrained(state: Mapping[str, Tensor], origin: str) -> None:
+    """Write into a state dict of a `SAMAdapter3D` that nobody trained it; loading it logs a warning.
+
+    Args:
+        state: as ``state_dict()`` gave it; its metadata are changed.
+        origin: where the weights come from, such as "random weights".
+    """
+    state._metadata[""][_UNTRAINED_KEY] = origin  # type: ignore[attr-defined]  # PyTorch's, beside the tensors
+
+
 def _write(module: nn.Module, _state: Mapping[str, Tensor], _prefix: str, local_metadata: dict[str, Any]) -> None:
     local_metadata[_METADATA_KEY] = identity(module)
 
@@ -211,6 +226,8 @@ def _check(
 ) -> None:
     if _METADATA_KEY in local_metadata:
         check_identity(local_metadata[_METADATA_KEY], identity(module))
+    if _UNTRAINED_KEY in local_metadata:
+        logger.warning("these weights are UNTRAINED (%s): masks mean nothing yet.", local_metadata[_UNTRAINED_KEY])
 
 
 def carry_identity(network: nn.Module) -> None:
