@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -74,7 +74,7 @@ class _Bundle:
     folder: Path
     schema: Path | None = None
     device: str = "meta"
-    verbs: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    verbs: Mapping[str, Callable[..., Any]] | None = None
 
     def path(self, stem: str) -> Path:
         return self.folder / "configs" / f"{stem}.json"
@@ -173,29 +173,33 @@ def check_bundle(
         bundles: a folder of bundles.
         schema: the file of the metadata's schema. None: the address that the metadata name, kept in a cache.
         device: where the network is run once: "cpu" or "cuda:0" compute, "meta" follows shapes and types alone.
-        verbs: the functions by which the commands of `python -m adapters` in the bundle's README are checked.
+        verbs: the functions by which the commands of `python -m adapters` in the bundle's README are checked; None:
+            they are not.
 
     Returns:
         For each check one finding, or one for each problem.
 
     Raises:
         FileNotFoundError: there is no such bundle, or no such schema.
+        ValueError: there is no such device.
     """
+    import torch
+
     folder = find_bundle(bundle, bundles)
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:  # torch says either of a device that it was not built for
+        raise ValueError(f"device is {device!r}, expected meta, cpu or one that torch has ({_line(error)})") from None
     path = None if schema is None else Path(schema).expanduser()
     if path is not None and not path.is_file():
         raise FileNotFoundError(
             f"there is no schema {str(path)!r}: leave it out to fetch the one that the metadata name"
         )
-    checked = _Bundle(folder, path, device, verbs or {})
+    checked = _Bundle(folder, path, device, verbs)
     findings = []
     with _quiet():
         for name, (right, check) in CHECKS.items():
-            try:
-                problems = [Finding(name, "problem", problem) for problem in check(checked)]
-            except _SkippedError as reason:
-                problems = [Finding(name, "skipped", str(reason))]
-            findings += problems or [Finding(name, "OK", right)]
+            findings += list(_findings(name, check, checked)) or [Finding(name, "OK", right)]
     return findings
 
 
@@ -211,6 +215,7 @@ def check_bundles(names: Sequence[str | os.PathLike], **options: Any) -> tuple[s
 
     Raises:
         FileNotFoundError: as `check_bundle`, or the folder has no bundle.
+        ValueError: as `check_bundle`.
     """
     bundles = Path(options.get("bundles", "bundles")).expanduser()
     names = names or sorted(path.parent for path in bundles.glob("*/configs"))
@@ -222,6 +227,17 @@ def check_bundles(names: Sequence[str | os.PathLike], **options: Any) -> tuple[s
         lines += [find_bundle(name, bundles).name, *(f"  {finding}" for finding in findings)]
         problems += sum(finding.state == "problem" for finding in findings)
     return "\n".join([*lines, f"{problems or 'no'} problem{'s' * (problems != 1)}"]), not problems
+
+
+def _findings(name: str, check: Check, bundle: _Bundle) -> Iterator[Finding]:
+    try:
+        for problem in check(bundle):
+            yield Finding(name, "problem", problem)
+    except _SkippedError as reason:
+        yield Finding(name, "skipped", str(reason))
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        said = f"a file has another form than this check expects ({_line(error)}); correct what the other checks find"
+        yield Finding(name, "problem", said)
 
 
 # --- files, names, versions

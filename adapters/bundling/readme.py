@@ -24,13 +24,13 @@ class _WrongError(Exception):
     """What is wrong with a command."""
 
 
-def card_problems(text: str, bundle: Path, verbs: Mapping[str, Callable[..., Any]]) -> Iterator[str]:
+def card_problems(text: str, bundle: Path, verbs: Mapping[str, Callable[..., Any]] | None) -> Iterator[str]:
     """What is wrong with the commands and links of a bundle's ``docs/README.md``.
 
     Args:
         text: the page.
         bundle: the bundle's folder; a path in a command belongs to it if the folder's name is in it.
-        verbs: the functions of ``python -m adapters`` by name.
+        verbs: the functions of ``python -m adapters`` by name; None: its commands are not checked.
 
     Yields:
         For each problem a sentence that says what to do.
@@ -79,7 +79,7 @@ def _words(statement: str) -> list[str]:
     return shlex.split(statement)
 
 
-def _check(words: Sequence[str], bundle: Path, verbs: Mapping[str, Callable[..., Any]]) -> None:
+def _check(words: Sequence[str], bundle: Path, verbs: Mapping[str, Callable[..., Any]] | None) -> None:
     if words[:1] == ["monai-sam-adapters"]:
         _check_verb(words[1:], verbs)
     elif "-m" in words:
@@ -90,8 +90,8 @@ def _check(words: Sequence[str], bundle: Path, verbs: Mapping[str, Callable[...,
             _check_bundle_command(rest, bundle)
 
 
-def _check_verb(words: Sequence[str], verbs: Mapping[str, Callable[..., Any]]) -> None:
-    if not words:
+def _check_verb(words: Sequence[str], verbs: Mapping[str, Callable[..., Any]] | None) -> None:
+    if not words or verbs is None:
         return
     name, *rest = words
     if name not in verbs:

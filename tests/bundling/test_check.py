@@ -17,7 +17,9 @@ from adapters import cli
 from adapters.__main__ import main
 from adapters.bundling import check
 from adapters.bundling.check import CHECKS, Finding, check_bundle, check_bundles
+from adapters.bundling.new import new_bundle
 from adapters.bundling.package import bundle_files
+from adapters.datasets.phantom import write_phantoms
 
 NAME = BUNDLE.name
 FLAT = {"type": "object", "required": ["schema"], "properties": {"task": {"type": "string"}}}
@@ -444,6 +446,14 @@ def test_a_file_that_others_are_checked_against(missing: str, bundle: Path, sche
     assert set(skipped.values()) == {f"{missing} is not there"}
 
 
+def test_metadata_of_another_form(bundle: Path, schema: Path) -> None:
+    """Nothing breaks, and the file is named."""
+    edit(bundle, "metadata", lambda metadata: metadata.update(network_data_format=[], required_packages_version=[]))
+    found = {finding.check: finding.said for finding in problems(check_bundle(bundle, schema=schema))}
+    assert found.keys() == {"packages", "labels", "network"}
+    assert "a file has another form than this check expects (AttributeError: " in found["network"]
+
+
 def test_a_bundle_without_weights(bundle: Path, schema: Path) -> None:
     (bundle / "models" / "model.pt").unlink()
     findings = check_bundle(bundle, schema=schema, verbs=cli.VERBS)
@@ -545,6 +555,10 @@ def test_exit_codes(bundle: Path, schema: Path, tmp_path: Path, capsys: pytest.C
         ),
         (["--all", "--bundles", "configs"], "there is no bundle in 'configs': name the folder of bundles"),
         (
+            [NAME, "--device", "gpu"],
+            "device is 'gpu', expected meta, cpu or one that torch has (RuntimeError: Expected one",
+        ),
+        (
             [NAME, "--schema", "mine.json"],
             "there is no schema 'mine.json': leave it out to fetch the one that the metadata name",
         ),
@@ -559,6 +573,19 @@ def test_mistakes(
         main(["check_bundle", *words])
     assert stop.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_new_bundle(schema: Path, tmp_path: Path) -> None:
+    """It lacks what only its maker knows."""
+    write_phantoms(tmp_path / "scans", 3, shape=(20, 20, 20), spacing=(10.0, 10.0, 10.0))
+    cases = [f"phantom_{number:03d}" for number in range(3)]
+    listed = {"training": cases[:1], "validation": cases[1:2], "test": cases[2:]}
+    (tmp_path / "scans" / "my.json").write_text(json.dumps(listed))
+    new_bundle("lung_tumor_ct", tmp_path / "scans" / "my.json", 1, tmp_path / "made")
+    made = tmp_path / "made" / "lung_tumor_ct_samadapter_deepgrow"
+    (found,) = problems(check_bundle(made, schema=schema, verbs=cli.VERBS))
+    assert str(found).startswith("problem  data licence: docs/data_license.txt is as new_bundle wrote it")
 
 
 @pytest.mark.slow
