@@ -2,17 +2,21 @@
 
 PyPI's distribution `adapters` (AdapterHub) imports under the same name as ours. Where it comes first, none of our own
 modules can say so, except this one: the console script ``monai-sam-adapters``, ``import adapters`` and the bundles'
-``initialize`` call `check`, which fails with one sentence.
+id ``library``, through `require`, call `check`, which fails with one sentence.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
-from importlib import metadata
+from functools import cache
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 _OTHER = "adapters"
+logger = logging.getLogger(__name__)
 
 
 def check() -> None:
@@ -41,6 +45,51 @@ def check() -> None:
     raise ImportError(
         f"PyPI's other package named `adapters` ({version}) is installed in this environment and imports under the "
         f"same name as monai-sam-adapters: {remedy}."
+    )
+
+
+def require(version: str) -> ModuleType:
+    """Makes sure that the installed library runs a bundle which was made for some version of it.
+
+    Versions are compatible that have the same first number, and the same second one too while the first is 0. Another
+    version that is compatible gives one line of warning, once in a process.
+
+    Args:
+        version: The version that the bundle was made for, such as "0.1.0".
+
+    Returns:
+        The package ``adapters.bundling``, for the bundle's further expressions.
+
+    Raises:
+        ImportError: If the installed version is not compatible, or as `check`. The message is one sentence.
+        ValueError: If `version` is no version.
+    """
+    from packaging.version import InvalidVersion, Version
+
+    check()
+    installed = Version(import_module(_OTHER).__version__)
+    try:
+        wanted = Version(version)
+    except InvalidVersion:
+        raise ValueError(f"version is {version!r}, expected one such as '{installed}'") from None
+    numbers = 1 if wanted.major else 2
+    if installed.release[:numbers] != wanted.release[:numbers]:
+        series = f"{'.'.join(map(str, wanted.release[:numbers]))}.*"
+        raise ImportError(
+            f"this bundle was made for monai-sam-adapters {wanted} and does not work with the installed {installed}: "
+            f"install a version {series} of the library, or take a bundle that was made for {installed}."
+        )
+    if installed != wanted:
+        _warn(str(wanted), str(installed))
+    return import_module(f"{_OTHER}.bundling")
+
+
+@cache
+def _warn(wanted: str, installed: str) -> None:
+    logger.warning(
+        "this bundle was made for monai-sam-adapters %s and runs with the installed %s, which should do the same",
+        wanted,
+        installed,
     )
 
 

@@ -5,6 +5,7 @@ What a verb needs is imported inside it, so that listing the verbs and their hel
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 Verb = Callable[..., str]
@@ -242,3 +243,48 @@ def new_bundle(
         label_name=label_name,
         workers=workers,
     )
+
+
+@verb
+def check_bundle(
+    name: str = "",
+    schema: str = "",
+    bundles: str = "bundles",
+    device: str = "meta",
+    *,
+    all: bool = False,  # noqa: A002  (the option's name)
+) -> str:
+    """Checks a bundle as the Model Zoo does, and what the zoo does not check; exit code 1 if there is a problem.
+
+    Args:
+        name: Of a folder of bundles, or the path of a bundle anywhere.
+        schema: The file of the metadata's schema; left out, it is fetched from the address that the metadata name.
+        bundles: The folder of bundles.
+        device: Where the network is run once: cpu or cuda:0 compute, meta follows shapes and types alone.
+        all: Check all in the folder of bundles.
+    """
+    from adapters.bundling.check import check_bundles as run
+
+    if bool(name) == all:
+        raise ValueError("check_bundle needs the name of a bundle, or --all")
+    report, sound = run([name] if name else [], schema=schema or None, bundles=bundles, device=device, verbs=VERBS)
+    if not sound:
+        sys.stdout.write(f"{report}\n")
+        raise SystemExit(1)
+    return report
+
+
+@verb
+def package(name: str, output: str = "dist", bundles: str = "bundles", source: str = "") -> str:
+    """Writes a bundle as the Model Zoo keeps it: NAME_v<version>.zip and its entry in model_info.json.
+
+    Args:
+        name: Of a folder of bundles, or the path of a bundle anywhere.
+        output: The folder to write into; it is made if it is not there, and other entries of its model_info.json stay.
+        bundles: The folder of bundles.
+        source: The address of the folder that the zip will be offered in; the Model Zoo's when left out.
+    """
+    from adapters.bundling.package import ZOO_URL
+    from adapters.bundling.package import package as run
+
+    return run(name, output, bundles=bundles, source=source or ZOO_URL)

@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and where fetched ones are kept."""
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,3 +24,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write text (UTF-8) or bytes; an interruption leaves no half file."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/monai-sam-adapters``, or under ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monai-sam-adapters"

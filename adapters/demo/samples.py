@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.datasets import write_phantoms
+from adapters.files import cache_folder
 
 PACKAGE = "pyradiomics==3.0.1"
 ARCHIVE = "pyradiomics-3.0.1.tar.gz"
@@ -39,11 +39,6 @@ class Case:
 
 class SamplesUnavailableError(OSError):
     """The CTs cannot be had; the message says why."""
-
-
-def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/monai-sam-adapters``, or under ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monai-sam-adapters"
 
 
 def samples(folder: Path, *, cache: Path | None = None) -> tuple[list[Case], str]:

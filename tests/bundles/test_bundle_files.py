@@ -141,7 +141,7 @@ def test_ids_that_users_call_and_override() -> None:
         assert "cuda" not in json.dumps(config).replace("'cuda:0' if torch.cuda.is_available() else 'cpu'", "").replace(
             "torch.cuda", ""
         )
-        assert [name for name in config["network_def"] if name != "_target_"] == [
+        assert [name for name in config["network_def"] if not name.startswith("_")] == [
             "image_encoder",
             "prompt_head",
             "mask_decoder",

@@ -175,6 +175,14 @@ def pancreas(names: dict[str, Any], printed: str) -> None:
     assert Path("figure.png").stat().st_size > 10_000
 
 
+def zoo(names: dict[str, Any], printed: str) -> None:
+    assert "with models/model.pt; sha1 " in printed
+    assert {path.name for path in Path("dist").iterdir()} == {"model_info.json", f"{names['name']}_v0.1.0.zip"}
+    weights = torch.load(f"fetched/{names['name']}/models/model.pt", weights_only=True)
+    loaded = names["network"].state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items())
+
+
 AFTER: dict[str, Callable[[dict[str, Any], str], None]] = {
     "how-to/automatic.md": automatic,
     "how-to/data.md": data,
@@ -182,6 +190,7 @@ AFTER: dict[str, Callable[[dict[str, Any], str], None]] = {
     "how-to/new_bundle.md": new_bundle,
     "how-to/score.md": score,
     "how-to/train.md": train,
+    "how-to/zoo.md": zoo,
     "tutorials/pancreas.md": pancreas,
 }
 

@@ -1,0 +1,198 @@
+"""A bundle as the Model Zoo keeps it: a zip with one folder in it, and its entry in ``model_info.json``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
+
+from adapters.files import replacing, write_whole
+
+__all__ = ["bundle_files", "file_hash", "find_bundle", "large_files", "package"]
+
+ZOO_URL = "https://github.com/Project-MONAI/model-zoo/releases/download/hosting_storage_v1"
+"""Where the Model Zoo keeps its zips."""
+
+LARGE_FILES = ("large_files.yml", "large_files.yaml", "large_files.json")
+
+_TIME = (2022, 5, 30, 0, 0, 0)  # that of all files in the zoo's own zips
+_MODE = 0o100644  # a plain file that all may read
+_LEFT_OUT = (
+    # results, and what programs leave behind
+    "eval/*",
+    "*.tmp",
+    "*.pyc",
+    "*__pycache__/*",
+    "*mlruns*",
+    "configs/monailabel_*.json",
+    # the state of a training, and what training starts from
+    "models/last*.pt",
+    "models/sam_vit_*.pth",
+)
+_CHUNK = 2**20  # bytes
+
+
+def find_bundle(name: str | os.PathLike, bundles: str | os.PathLike = "bundles") -> Path:
+    """The folder of a bundle.
+
+    Args:
+        name: of a folder in `bundles`, or the path of a bundle anywhere.
+        bundles: a folder of bundles.
+
+    Raises:
+        FileNotFoundError: there is no bundle: no folder with ``configs`` in it.
+    """
+    for folder in (Path(name).expanduser(), Path(bundles).expanduser() / name):
+        if (folder / "configs").is_dir():
+            return folder.resolve()
+    known = ", ".join(sorted(path.parent.name for path in Path(bundles).expanduser().glob("*/configs"))) or "none"
+    raise FileNotFoundError(
+        f"there is no bundle {str(name)!r}: expected a folder with configs/ in it, or the name of one in "
+        f"{str(bundles)!r}, which holds {known}"
+    )
+
+
+def large_files(bundle: Path) -> list[dict[str, Any]]:
+    """What the bundle's ``large_files.yml`` lists; empty without such a file.
+
+    Raises:
+        ValueError: the file cannot be read, or is no list of entries under ``large_files``.
+    """
+    from monai.bundle import ConfigParser
+
+    for path in (bundle / name for name in LARGE_FILES):
+        if path.is_file():
+            try:
+                listed = ConfigParser.load_config_file(path)["large_files"]
+            except Exception as error:  # whatever the parsers of YAML and JSON raise
+                raise ValueError(f"{path.name} cannot be read ({_line(error)}): give a list as large_files") from error
+            if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
+                raise ValueError(f"large_files of {path.name} is {listed!r}: give a list of entries with a path")
+            return listed
+    return []
+
+
+def bundle_files(bundle: Path) -> list[str]:
+    """What belongs to the bundle as it is handed on, as paths inside it, sorted.
+
+    Hidden files, caches, results (``eval``), the state of trainings, SAM's weights and what ``large_files.yml`` lists
+    are left out.
+
+    Raises:
+        ValueError: as `large_files`.
+    """
+    left_out = (*_LEFT_OUT, *(str(entry.get("path")) for entry in large_files(bundle)))
+    names = (path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
+    return sorted(
+        name
+        for name in names
+        if not any(part.startswith(".") for part in name.split("/"))
+        and not any(fnmatch(name, pattern) for pattern in left_out)
+    )
+
+
+def package(
+    name: str | os.PathLike,
+    output: str | os.PathLike = "dist",
+    *,
+    bundles: str | os.PathLike = "bundles",
+    source: str = ZOO_URL,
+) -> str:
+    """Writes ``NAME_v<version>.zip`` and its entry in ``model_info.json``.
+
+    The same files give the same bytes: sorted, with one time and one mode, and not compressed, since what compression
+    gives depends on the library's version.
+
+    Args:
+        name: of the bundle, or its path, as `find_bundle`.
+        output: folder for the zip and for ``model_info.json``, whose other entries stay; it is made if it is not there.
+        bundles: the folder of bundles.
+        source: address of the folder that the zip will be offered in.
+
+    Returns:
+        What to print.
+
+    Raises:
+        FileNotFoundError: there is no such bundle.
+        ValueError: its metadata have no version that is in the changelog; ``model_info.json`` cannot be read, or has
+            that version with another checksum.
+    """
+    bundle = find_bundle(name, bundles)
+    key = f"{bundle.name}_v{_version(bundle)}"
+    names = bundle_files(bundle)
+    folder = Path(output).expanduser()
+    known = _known(folder / "model_info.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{key}.zip"
+    with replacing(path) as temporary:
+        with ZipFile(temporary, "w", ZIP_STORED) as archive:
+            for inside in names:
+                _add(archive, bundle / inside, f"{bundle.name}/{inside}")
+        checksum = file_hash(temporary, "sha1")
+        if key in known and known[key].get("checksum") != checksum:
+            raise ValueError(
+                f"{str(folder / 'model_info.json')!r} has {key} with another checksum, so the bundle has changed: "
+                "raise its version in configs/metadata.json and say in the changelog what changed, or, if nobody has "
+                "that version yet, take the entry out"
+            )
+    known[key] = {"checksum": checksum, "source": f"{source.rstrip('/')}/{path.name}"}
+    write_whole(folder / "model_info.json", json.dumps(known, indent=4) + "\n")
+    weights = [inside for inside in names if inside.startswith("models/")]
+    return (
+        f"wrote {path}: {len(names)} files, {path.stat().st_size / 1e6:.1f} MB, "
+        f"{'with ' + ', '.join(weights) if weights else 'without weights'}; sha1 {checksum} in model_info.json"
+    )
+
+
+def file_hash(path: Path, kind: str) -> str:
+    """The hexadecimal digest of a file; `kind` is a name that `hashlib` knows."""
+    digest = hashlib.new(kind)
+    with path.open("rb") as file:
+        for chunk in iter(lambda: file.read(_CHUNK), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _add(archive: ZipFile, path: Path, inside: str) -> None:
+    entry = ZipInfo(inside, _TIME)
+    entry.create_system = 3  # unix, on every system
+    entry.external_attr = _MODE << 16
+    entry.file_size = path.stat().st_size  # more than 2 GB need another header
+    with path.open("rb") as source, archive.open(entry, "w") as target:
+        shutil.copyfileobj(source, target, _CHUNK)
+
+
+def _version(bundle: Path) -> str:
+    path = bundle / "configs" / "metadata.json"
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        version, changelog = metadata["version"], metadata["changelog"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{str(path)!r} gives no version and changelog ({_line(error)}): add both") from error
+    if version not in changelog:
+        raise ValueError(f"version {version!r} of {str(path)!r} is not in its changelog: say there what changed")
+    return str(version)
+
+
+def _known(path: Path) -> dict[str, dict[str, str]]:
+    """The entries of a ``model_info.json``; none where there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if not all(isinstance(entry, dict) for entry in known.values()):
+            raise TypeError("an entry is no object")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read as the zoo's list of bundles ({_line(error)}): move it away"
+        ) from error
+    return known
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,8 @@
+"""The bundles' runs are those of tests/bundles."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "bundles"))

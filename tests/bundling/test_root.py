@@ -1,0 +1,104 @@
+"""A bundle finds its own folder, wherever it lies and wherever the process was started."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundle_runs import BUNDLE, told
+from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
+
+from adapters.bundling import bundle_root
+
+INFERENCE = {"config_file": "configs/inference.json", "workflow_type": "infer", "logging_file": False}
+
+
+@pytest.fixture
+def moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the configurations in some folder; the process is in another one."""
+    copy = Path(shutil.copytree(BUNDLE / "configs", tmp_path / "some where" / "copied" / "configs")).parent
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return copy
+
+
+def initialised(**options: Any) -> ConfigWorkflow:
+    made = ConfigWorkflow(**(INFERENCE | options))
+    made.initialize()
+    return made
+
+
+@pytest.mark.parametrize("names", [["inference"], ["train"], ["train", "evaluate"]])
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_workflow(names: list[str], relative: bool, moved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [str(moved / "configs" / f"{name}.json") for name in names]
+    if relative:
+        monkeypatch.chdir(moved.parent)
+        files = [f"{moved.name}/configs/{name}.json" for name in names]
+    made = initialised(config_file=files[0] if len(files) == 1 else files)
+    monkeypatch.chdir("/")
+    assert made.bundle_root == str(moved)
+    # asked for past the workflow, it is known from the start
+    assert made.parser.get_parsed_content("ckpt_dir") == f"{moved}/models"
+
+
+def test_from_inside_the_bundle(moved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, file in ((moved, "configs/inference.json"), (moved / "configs", "inference.json")):
+        monkeypatch.chdir(folder)
+        assert initialised(config_file=file).bundle_root == str(moved)
+
+
+def test_created_as_monai_bundle_run_and_load_do(moved: Path) -> None:
+    made = create_workflow(config_file=str(moved / "configs" / "inference.json"), workflow_type="inference")
+    assert made.bundle_root == str(moved)
+
+
+def test_tracking_that_needs_it_before_the_start(moved: Path) -> None:
+    settings = {"handlers_id": {}, "configs": {"save_execute_config": True}}
+    ConfigWorkflow(config_file=str(moved / "configs" / "inference.json"), logging_file=False, tracking=settings)
+    assert [path.suffix for path in (moved / "eval").iterdir()] == [".json"]
+
+
+def test_given_on_the_command_line(moved: Path) -> None:
+    made = initialised(config_file=str(moved / "configs" / "inference.json"), bundle_root="/given")
+    assert made.parser.get_parsed_content("ckpt_dir") == "/given/models"
+
+
+def test_configurations_that_lie_in_no_folder_configs(moved: Path) -> None:
+    """As MONAI: the file's own folder."""
+    path = Path(shutil.copy(moved / "configs" / "inference.json", moved / "mine.json"))
+    assert initialised(config_file=str(path)).bundle_root == str(moved)
+
+
+def test_as_monai_label_reads_it(moved: Path) -> None:
+    """Single files, by a parser alone, which is given the folder."""
+    parser = ConfigParser()
+    parser.read_config(str(moved / "configs" / "inference.json"))
+    parser.config.update({"bundle_root": str(moved)})
+    assert parser.get_parsed_content("checkpoint") == f"{moved}/models/model.pt"
+    assert parser.get_parsed_content("preprocessing").transforms
+
+
+def test_a_parser_alone_cannot_know(moved: Path, tmp_path: Path) -> None:
+    parsers = []
+    for folder in (moved, Path(shutil.copytree(moved, tmp_path / "other"))):
+        parser = ConfigParser()
+        parser.read_config(str(folder / "configs" / "inference.json"))
+        parsers.append(parser)
+    states = [
+        {key: value for key, value in vars(parser).items() if not key.startswith(("locator", "ref_resolver"))}
+        for parser in parsers
+    ]
+    assert states[0] == states[1]
+    assert str(tmp_path) not in repr([vars(vars(p)[part]) for p in parsers for part in ("locator", "ref_resolver")])
+    with pytest.raises(RuntimeError) as caught:
+        parsers[0].get_parsed_content("ckpt_dir")
+    sentence = "bundle_root is not known here, because a ConfigParser does not keep the path of the file that it read: "
+    assert sentence + "set it before anything is parsed, parser['bundle_root'] = '/path/to" in told(caught.value)
+
+
+def test_outside_a_configuration() -> None:
+    with pytest.raises(ValueError, match="bundle_root is not known here"):
+        bundle_root()
