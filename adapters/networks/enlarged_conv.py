@@ -1,8 +1,8 @@
 """A convolution of an enlarged volume, computed before enlarging.
 
-Enlarging acts on each channel alone and along each axis alone, a convolution mixes the channels the same at every place.
-So the channels can be mixed for the 27 taps at the low resolution, with an eighth of the products, and each axis then
-be enlarged and shifted by its three taps with one small matrix.
+Enlarging acts on each channel and along each axis alone, a convolution mixes the channels the same at every place. So
+the channels can be mixed for the 27 taps at the low resolution, with an eighth of the products, and each axis then be
+enlarged and shifted by its three taps with one small matrix.
 """
 
 from __future__ import annotations

@@ -16,9 +16,7 @@ def plain(x: Tensor, weight: Tensor) -> Tensor:
     return F.conv3d(F.interpolate(x, size=size, mode="trilinear", align_corners=True), weight, padding=1)
 
 
-@pytest.mark.parametrize(
-    "shape", [(1, 5, 4, 4, 4), (2, 3, 3, 5, 7), (1, 2, 1, 4, 2), (1, 1, 1, 1, 1)], ids=lambda shape: str(shape)
-)
+@pytest.mark.parametrize("shape", [(1, 5, 4, 4, 4), (2, 3, 3, 5, 7), (1, 2, 1, 4, 2), (1, 1, 1, 1, 1)], ids=str)
 @pytest.mark.parametrize("working_set", [1, 200, 2**20])
 def test_is_the_plain_form(shape: tuple[int, ...], working_set: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enlarged_conv, "_WORKING_SET", working_set)
@@ -47,5 +45,5 @@ def test_gradients_autocast_and_tracing_take_the_plain_form(monkeypatch: pytest.
     torch.testing.assert_close(weight.grad, again.grad)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert conv_of_enlarged(x, weight).dtype == torch.bfloat16
-        traced = torch.jit.trace(conv_of_enlarged, (x, weight))
+    traced = torch.jit.trace(conv_of_enlarged, (x, weight.detach()), check_trace=False)
     assert "conv3d" in str(traced.graph) or "convolution" in str(traced.graph)
