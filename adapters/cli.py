@@ -39,20 +39,30 @@ def convert(checkpoint: str, output: str, *, window_size: int = 8) -> str:
 
 @verb
 def benchmark(
-    variant: str = "vit_b", crop_size: int = 128, repeats: int = 1, *, literal: bool = True, output: str = ""
+    variant: str = "vit_b",
+    crop_size: int = 128,
+    repeats: int = 5,
+    what: str = "network",
+    *,
+    literal: bool = True,
+    quick: bool = False,
+    output: str = "",
 ) -> str:
-    """Times the encoder's forward pass and its peak memory, beside the literal form of the published code.
+    """Measures time and memory, beside the literal form of the published code.
 
     Args:
         variant: Which network: tiny, vit_b, vit_l or vit_h.
         crop_size: Side of the crop in voxels.
-        repeats: How often each form is run; the fastest counts.
+        repeats: How often each row is run, in turn with the others; medians count.
+        what: The tables, comma-separated: network, training, batch, crops, clicks, scan.
         literal: Whether to run the literal form, which takes 9 GB for vit_b at 128; --noliteral leaves it out.
+        quick: One run of each row, and a smaller scan.
         output: JSON file to write with every run.
     """
     from adapters.benchmark import benchmark as run
 
-    return run(variant, crop_size, repeats, literal=literal, output=output or None)
+    names = [name for name in what.split(",") if name]
+    return run(variant, crop_size, repeats, what=names, literal=literal, quick=quick, output=output or None)
 
 
 @verb

@@ -230,9 +230,10 @@ class ClickInferer(Inferer):
                 decode=self._decoder(network, keeps, weights, args, kwargs),
                 device=network_device(network, scans),
             )
-            logits = self._merged(scan, self._predictions(scan, keeps, weights))
+            logits, region = self._merged(scan, self._predictions(scan, keeps, weights))
             if self.reach is not None and (marks == 1).any():
-                logits = self._within_reach(logits, points[marks == 1], affine)
+                start = [part.start for part in region]
+                self._keep_within_reach(logits[(slice(None), *region)], points[marks == 1] - start, affine)
             items.append(logits)
         return like_inputs(items[0][None] if len(items) == 1 else torch.stack(items), inputs)
 
@@ -252,22 +253,24 @@ class ClickInferer(Inferer):
         odds = math.log(self.threshold / (1 - self.threshold))
         return (logits[1] - logits[0] > odds).detach().cpu().numpy()
 
-    def _within_reach(self, logits: torch.Tensor, points: np.ndarray, affine: np.ndarray) -> torch.Tensor:
-        """Logits (2, D, H, W) in which the parts of the mask that no click (N, 3) is near are background."""
-        parts, _ = ndimage.label(self._lesion(logits))
+    def _keep_within_reach(self, logits: torch.Tensor, points: np.ndarray, affine: np.ndarray) -> None:
+        """Makes background, in place, of the parts of the mask of logits (2, d, h, w) that no click (N, 3) is near."""
+        parts, number = ndimage.label(self._lesion(logits))
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         size = np.asarray(parts.shape)
-        near: set[int] = set()
+        far = np.ones(number + 1, dtype=bool)
+        far[0] = False
         for point in points:
             low = np.clip(np.floor(point - self.reach / spacing), 0, size - 1).astype(int)
             high = np.clip(np.ceil(point + self.reach / spacing), 0, size - 1).astype(int) + 1
             box = parts[tuple(slice(*ends) for ends in zip(low, high, strict=True))]
             places = np.argwhere(box)
             reached = np.linalg.norm((places + low - point) * spacing, axis=1) <= self.reach + spacing.max() / 2
-            near.update(box[tuple(places[reached].T)].tolist())
-        far = torch.from_numpy((parts > 0) & ~np.isin(parts, list(near))).to(logits.device)
-        background = torch.tensor(BACKGROUND_LOGITS, device=logits.device, dtype=logits.dtype)
-        return torch.where(far, background[:, None, None, None], logits)
+            far[box[tuple(places[reached].T)]] = False
+        if far.any():
+            away = torch.from_numpy(far[parts]).to(logits.device)
+            for channel, value in zip(logits, BACKGROUND_LOGITS, strict=True):
+                channel.masked_fill_(away, value)
 
     def _memory(self, network: Any) -> tuple[Memory | None, tuple[Any, ...]]:
         """The network's memory, or None where nothing may be kept, and the version of its weights."""
@@ -496,8 +499,8 @@ class ClickInferer(Inferer):
         """Blending weights (1, *crop_size), 1 in the middle and falling towards the faces."""
         return compute_importance_map(self.crop_size, mode="gaussian", device=device)[None]
 
-    def _merged(self, scan: _Scan, done: Sequence[_Prediction]) -> torch.Tensor:
-        """The crops put back: (2, D, H, W) logits on the scan's grid and device."""
+    def _merged(self, scan: _Scan, done: Sequence[_Prediction]) -> tuple[torch.Tensor, tuple[slice, ...]]:
+        """The crops put back: (2, D, H, W) logits on the scan's grid and device, and the box (D, H, W) they lie in."""
         device = scan.volume.device
         result = torch.empty((2, *scan.grid.scan_size), device=device)
         for channel, value in zip(result, BACKGROUND_LOGITS, strict=True):
@@ -505,7 +508,7 @@ class ClickInferer(Inferer):
         if len(done) == 1:
             values, region = scan.grid.to_scan(done[0].logits, done[0].window)
             result[(slice(None), *region)] = values.to(device)
-            return result
+            return result, region
         regions = [scan.grid.footprint(prediction.window) for prediction in done]
         low = [min(region[axis].start for region in regions) for axis in range(3)]
         high = [max(region[axis].stop for region in regions) for axis in range(3)]
@@ -515,9 +518,10 @@ class ClickInferer(Inferer):
             values, region = scan.grid.to_scan(torch.cat([prediction.logits * weights, weights]), prediction.window)
             inner = tuple(slice(r.start - n, r.stop - n) for r, n in zip(region, low, strict=True))
             total[(slice(None), *inner)] += values.to(device)
-        union = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
-        result[union] = torch.where(total[2:] > 0, total[:2] / total[2:].clamp(min=1e-12), result[union])
-        return result
+        union = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        part = result[(slice(None), *union)]
+        part.copy_(torch.where(total[2:] > 0, total[:2] / total[2:].clamp(min=1e-12), part))
+        return result, union
 
 
 def _face(axis: int, forward: bool) -> tuple[slice, ...]:  # noqa: FBT001

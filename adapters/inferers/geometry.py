@@ -148,17 +148,18 @@ def interpolate(volume: torch.Tensor, positions: Sequence[np.ndarray]) -> torch.
     Returns:
         (C, len(positions[0]), len(positions[1]), len(positions[2]))
     """
+    places = []
     for axis, wanted in enumerate(positions, start=1):
         place = np.clip(wanted, 0, volume.shape[axis] - 1)
         nearest = np.round(place)
         place = np.where(np.abs(place - nearest) < _ON_VOXEL, nearest, place)
+        first, last = (int(np.floor(place.min())), int(np.ceil(place.max()))) if len(place) else (0, -1)
+        volume = volume.narrow(axis, first, last - first + 1)  # all axes first: what is not needed is never touched
+        places.append(place - first)
+    for axis, place in enumerate(places, start=1):
         low = np.floor(place).astype(int)
         weight = place - low
-        if len(low) == 0:
-            volume = volume.narrow(axis, 0, 0)
-        elif not weight.any() and np.array_equal(low, np.arange(low[0], low[0] + len(low))):
-            volume = volume.narrow(axis, int(low[0]), len(low))
-        else:
+        if weight.any() or not np.array_equal(low, np.arange(len(low))):
             index = torch.as_tensor(low, device=volume.device)
             share = torch.as_tensor(weight, dtype=volume.dtype, device=volume.device)
             share = share.reshape([-1 if a == axis else 1 for a in range(volume.ndim)])

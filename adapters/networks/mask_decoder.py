@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adapters.networks.enlarged_conv import conv_of_enlarged
 from adapters.networks.registry import Variant, get_variant
 
 __all__ = ["AggregationDecoder", "CorrectionPrompt", "build_mask_decoder", "click_maps"]
@@ -255,11 +256,6 @@ class AggregationDecoder(nn.Module):
     def _grid(feature: Tensor) -> list[int]:
         return [2 * n for n in feature.shape[2:]]
 
-    def _enlarged(self, level: int, feature: Tensor) -> Tensor:
-        return F.interpolate(
-            self.branches[level](feature), size=self._grid(feature), mode="trilinear", align_corners=True
-        )
-
     def context(self, levels: Sequence[Tensor], image: Tensor) -> Tensor:
         """The part of the fusing convolution that no click changes.
 
@@ -283,7 +279,7 @@ class AggregationDecoder(nn.Module):
         image = F.interpolate(image, size=self._grid(levels[0]), mode="trilinear", align_corners=False)
         total = F.conv3d(image, weights[4], padding=1)
         for level in range(3):
-            total = total + F.conv3d(self._enlarged(level, levels[level]), weights[level], padding=1)
+            total = total + conv_of_enlarged(self.branches[level](levels[level]), weights[level])
         return total
 
     def forward(
@@ -315,7 +311,7 @@ class AggregationDecoder(nn.Module):
         if self.correction is not None and (clicks is not None or mask is not None):
             added = self.correction(image, deepest, clicks, labels, mask, grid=self._grid(deepest))
             deepest = deepest + added[0]
-        fused = context + F.conv3d(self._enlarged(3, deepest), weight, padding=1)
+        fused = context + conv_of_enlarged(self.branches[3](deepest), weight)
         if added is not None:
             fused = fused + added[1]
         logits = self.classify(F.relu(F.instance_norm(fused)))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import itk
 import nibabel as nib
@@ -14,7 +15,9 @@ import numpy as np
 import torch
 from monai.config import DtypeLike, KeysCollection
 from monai.data import ITKReader, MetaTensor, NibabelReader
-from monai.transforms import LoadImaged, MapTransform, Spacingd
+from monai.transforms import EnsureChannelFirst, LoadImaged, MapTransform, Spacingd
+from monai.transforms.io.array import switch_endianness
+from monai.utils import ImageMetaKey
 
 from adapters.clicks import check_affine
 
@@ -97,7 +100,10 @@ class LoadScand(LoadImaged):
                 raise FileNotFoundError(f"{key!r}: there is no file or folder {str(path)!r}; check the path")
             own = self._nifti if str(path).lower().endswith(NIFTI) else self._itk
             try:
-                d[key] = self._loader(str(path), reader or own)
+                if own is self._nifti and reader is None:
+                    d[key] = self._load_nifti(str(path))
+                else:
+                    d[key] = self._loader(str(path), reader or own)
             except Exception as err:  # the libraries raise anything from EOFError to RuntimeError
                 raise ValueError(
                     f"{key!r}: {str(path)!r} cannot be read, expected a NIfTI, NRRD or MHA file that is not truncated, "
@@ -107,6 +113,17 @@ class LoadScand(LoadImaged):
                 header: Any = nib.load(path)
                 check_affine(header.affine, name=f"the affine of {_name(d[key], str(key))}")
         return d
+
+    def _load_nifti(self, name: str) -> MetaTensor:
+        """What MONAI's loader gives, with the axes in memory as nibabel has them.
+
+        MONAI copies the scan into the other order, and orienting it would copy it back.
+        """
+        array, meta = self._nifti.get_data(self._nifti.read(name))
+        values = torch.from_numpy(np.array(array, dtype=self._loader.dtype, order="K"))
+        meta = {**switch_endianness(meta, "<"), ImageMetaKey.FILENAME_OR_OBJ: name}
+        scan = EnsureChannelFirst()(MetaTensor.ensure_torch_and_prune_meta(values, meta), meta_dict=meta)
+        return cast(MetaTensor, scan)
 
 
 def _reason(err: Exception) -> str:
@@ -172,10 +189,11 @@ class CheckScand(MapTransform):
         if min(shape[1:]) < 2:
             raise ValueError(f"{name} is 2D: its shape {shape[1:]} has one voxel along an axis, expected a 3D scan")
         values = scan.as_tensor()
-        if not torch.isfinite(values).all():
+        in_memory = values.permute(*np.argsort(values.stride())[::-1].tolist())  # the order that is fast to go through
+        low, high = (float(end) for end in torch.aminmax(in_memory))  # NaN if one of the values is
+        if not (math.isfinite(low) and math.isfinite(high)):
             bad = int((~torch.isfinite(values)).sum())
             raise ValueError(f"{name} has {bad} voxels that are NaN or infinite, expected finite values; replace them")
-        low, high = float(values.min()), float(values.max())
         if low == high:
             raise ValueError(f"{name} is constant: all voxels are {low:g}, expected a scan with contrast")
         check_affine(scan.affine, name=f"the affine of {name}")
