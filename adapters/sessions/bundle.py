@@ -38,7 +38,7 @@ def read_bundle(bundle: str | os.PathLike, overrides: Mapping[str, Any] | None =
     for name, value in (overrides or {}).items():
         place = name.rpartition("#")[0] or name
         if place not in parser:
-            ids = ", ".join(key for key in parser.config if not key.startswith("_") and key != "imports")
+            ids = ", ".join(key for key in parser.get() if not key.startswith("_") and key != "imports")
             raise ValueError(f"{name!r} is no id of {folder.name}'s inference.json: expected one of {ids}.")
         parser[name] = value
     return parser

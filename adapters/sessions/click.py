@@ -245,8 +245,8 @@ class ClickSession:
         turned = apply_orientation(given, turn)
         if turned.shape != tuple(image.scan.shape[1:]):
             raise ValueError(
-                f"the bundle's preprocessing makes a grid of {tuple(image.scan.shape[1:])} out of {image.shape}: a mask "
-                "to start from needs a bundle that only turns the scan."
+                f"the bundle's preprocessing makes a grid of {tuple(image.scan.shape[1:])} out of {image.shape}: a "
+                "mask to start from needs a bundle that only turns the scan."
             )
         memory_of(self._network).restore_sessions(())
         self._states.append(_State(start=np.packbits(turned), mask=np.packbits(given)))

@@ -213,13 +213,13 @@ def test_a_mask_to_start_from_stands_where_no_crop_reaches(bright: ClickSession)
 
 
 def test_the_network_sees_the_mask_it_starts_from(bright: ClickSession) -> None:
-    _, (first, _), affine = spots()
+    _, (first, _), _ = spots()
     bright.start_from(first)
     bright.add_click((12, 14, 12))
     network = bright._network
     crop, (points, _), mask = network.crops[-1], network.prompts[-1], network.masks[-1]
     assert torch.equal(mask > 0, crop > 0.5), "the mask lies on the image in the crop"
-    at = tuple(int(round(n)) for n in points[0])
+    at = tuple(round(n) for n in points[0])
     assert mask[0, 0][at] == 10
     assert float(mask.min()) == -10
     bright.reset()
