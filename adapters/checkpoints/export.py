@@ -32,12 +32,12 @@ _FEATURES = ["context", "deepest"]
 _CHECKED_CLICKS = (0, 1, 10)
 
 
-def export_network(network: nn.Module, output: str | Path, format: Format) -> list[Path]:  # noqa: A002  (the option's name)
+def export_network(network: nn.Module, output: str | Path, kind: Format) -> list[Path]:
     """Write a network for other programs, each file whole or not at all; files of the same names are replaced.
 
-    - ``onnx``: ``encoder.onnx`` (image to context, deepest) and ``decoder.onnx`` (image, context, deepest, clicks, labels
-      to logits), for one crop of the network's own size, and any number of clicks.
-    - ``torchscript``: ``model.ts``, called with an image and, if there are any, clicks and labels; one crop of that size.
+    - ``onnx``: ``encoder.onnx`` (image to context, deepest) and ``decoder.onnx`` (image, context, deepest, clicks,
+      labels to logits), for one crop of the network's own size and any number of clicks.
+    - ``torchscript``: ``model.ts``, called with an image and, if there are any, clicks and labels; one crop as above.
     - ``safetensors``: ``model.safetensors``, the weights by name; what the network is stands in the file's metadata.
 
     ONNX and TorchScript take no mask to start from and do not check clicks.
@@ -45,7 +45,7 @@ def export_network(network: nn.Module, output: str | Path, format: Format) -> li
     Args:
         network: a `SAMAdapter3D` in evaluation mode; any module for ``safetensors``.
         output: the folder to write into; it is made if it is not there.
-        format: one of these three.
+        kind: one of these three.
 
     Returns:
         The files.
@@ -55,17 +55,17 @@ def export_network(network: nn.Module, output: str | Path, format: Format) -> li
         ValueError: if the format is none of these, the network is in training mode or of other parts than this
             library's, or prompts shallower levels too.
     """
-    if format not in get_args(Format):
-        raise ValueError(f"format {format!r} is unknown: expected one of {', '.join(get_args(Format))}.")
-    if network.training and format != "safetensors":
+    if kind not in get_args(Format):
+        raise ValueError(f"format {kind!r} is unknown: expected one of {', '.join(get_args(Format))}.")
+    if network.training and kind != "safetensors":
         raise ValueError("the network is in training mode, which leaves channels out by chance: call eval() first.")
     folder = Path(output)
-    if format == "onnx":
+    if kind == "onnx":
         _need("onnx", "onnxscript")
         forms = EncoderForm(network).eval(), DecoderForm(network).eval()
         folder.mkdir(parents=True, exist_ok=True)
         return _onnx(network, forms, folder)
-    if format == "torchscript":
+    if kind == "torchscript":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch calls TorchScript deprecated; MONAI's tools still write it
             scripted = torch.jit.script(network)

@@ -14,16 +14,16 @@ __all__ = ["export_bundle"]
 
 def export_bundle(
     name: str | os.PathLike,
-    format: Format,
+    kind: Format,
     output: str | os.PathLike | None = None,
     *,
-    check: bool = True,  # noqa: A002
+    check: bool = True,
 ) -> str:
     """Write a bundle's network, with its weights, as `adapters.checkpoints.export_network` does.
 
     Args:
         name: the bundle's name or folder.
-        format: ``onnx``, ``torchscript`` or ``safetensors``.
+        kind: ``onnx``, ``torchscript`` or ``safetensors``.
         output: the folder to write into; the bundle's ``models`` where it is None.
         check: whether the ONNX files are compared with the network in ONNX Runtime.
 
@@ -38,9 +38,9 @@ def export_bundle(
     parser = read_bundle(name, {"device": "cpu"})
     folder = Path(parsed(parser, "bundle_root")) / "models" if output is None else Path(output)
     network = bundle_network(parser)
-    files = export_network(network, folder, format)
+    files = export_network(network, folder, kind)
     told = f"wrote {' and '.join(map(str, files))}"
-    if format == "onnx" and check:
+    if kind == "onnx" and check:
         worst = check_onnx(network, folder)
         told += f"; on 3 crops with 0, 1 and 10 clicks at most {worst:.1e} of the largest logit off"
     return told

@@ -133,7 +133,7 @@ def test_safetensors(network: SAMAdapter3D, tmp_path: Path) -> None:
         assert json.loads(file.metadata()["identity"]) == identity(network)
 
 
-@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+@pytest.mark.parametrize("kind", ["onnx", "torchscript"])
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -148,9 +148,9 @@ def test_safetensors(network: SAMAdapter3D, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_networks_that_cannot_be_exported(make, message: str, format: str, tmp_path: Path) -> None:
+def test_networks_that_cannot_be_exported(make, message: str, kind: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        export_network(make(), tmp_path / "new", format)
+        export_network(make(), tmp_path / "new", kind)
     assert not (tmp_path / "new").exists()
 
 
