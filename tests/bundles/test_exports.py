@@ -145,10 +145,13 @@ def test_the_configuration_for_tensorrt_runs_without_one(name: str, tmp_path: Pa
 def test_what_tensorrt_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of MONAI's way to TensorRT but the builder itself: the encoder as ONNX, with the network's numbers."""
     bundle = small_copy("sarcoma", tmp_path)
-    built = tmp_path / "encoder.onnx"
-    monkeypatch.setattr(
-        trt_compiler.TrtCompiler, "_onnx_to_trt", lambda _, path: Path(shutil.copy(path, built)).read_bytes()
-    )
+    built = tmp_path / "built"  # MONAI's folder of the model and its weights, which it removes
+
+    def no_builder(_: trt_compiler.TrtCompiler, path: str) -> bytes:
+        shutil.copytree(Path(path).parent, built)
+        return b"no engine"
+
+    monkeypatch.setattr(trt_compiler.TrtCompiler, "_onnx_to_trt", no_builder)
     parser = ConfigParser()
     parser.read_config(configs(bundle, "inference", "inference_trt"))
     for key, value in {**SMALL, "bundle_root": str(bundle)}.items():
@@ -167,7 +170,7 @@ def test_what_tensorrt_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             network.eval().encode(image)
     assert "self.engine is not None" in told(error.value)
     assert (bundle / "models" / "model.pt.image_encoder.plan").is_file()
-    found = run_onnx(built, image)
+    found = run_onnx(built / "model.onnx", image)
     assert len(found) == len(levels)
     for one, other in zip(found, levels, strict=True):
         agree(one, other.numpy())
