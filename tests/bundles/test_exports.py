@@ -18,7 +18,7 @@ from four_runs import bundle_of
 from monai.bundle import ConfigParser
 from monai.bundle.scripts import ckpt_export, onnx_export
 from monai.networks import trt_compiler
-from test_bundle_inference import write_nifti
+from scan_files import write_nifti
 
 from adapters.bundling import TASKS
 from adapters.checkpoints import load_model, save_model
