@@ -128,6 +128,23 @@ def init(name: str, sam: str = "", seed: int = 0, *, random: bool = False, overw
 
 
 @verb
+def export(name: str, format: str, output: str = "", *, check: bool = True) -> str:  # noqa: A002  (the option's name)
+    """Writes a bundle's network for other programs: as ONNX, TorchScript or safetensors.
+
+    ONNX comes as a pair, encoder.onnx and decoder.onnx, and needs the extra `export`.
+
+    Args:
+        name: The bundle's name, or its folder.
+        format: onnx, torchscript or safetensors.
+        output: The folder to write into; the bundle's models/ where it is not given.
+        check: Compare the ONNX files with the network in ONNX Runtime; --nocheck leaves it out.
+    """
+    from adapters.sessions import export_bundle
+
+    return export_bundle(name, format, output or None, check=check)  # type: ignore[arg-type]  # checked there
+
+
+@verb
 def compare(runs: str, output: str) -> str:
     """Puts the scores of several methods into one table and one plot of Dice over clicks.
 

@@ -9,14 +9,21 @@ from typing import Any
 import pytest
 
 from adapters import cli
+from adapters.datasets import write_phantoms
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_python_snippet_runs() -> None:
+def test_the_python_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (case,) = write_phantoms(tmp_path, 1, shape=(40, 40, 32), spacing=(8.0, 8.0, 8.0))
+    Path(case["image"]).rename("scan.nii.gz")
     names: dict[str, Any] = {}
     exec("\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL)), names)
+    assert names["mask"].shape == (40, 40, 32)
+    assert len(names["session"].clicks) == 1
+    assert Path("mask.nii.gz").is_file()
     assert names["logits"].shape == (1, 2, 48, 48, 48)
 
 

@@ -19,7 +19,7 @@ import torch
 
 import adapters
 from adapters.benchmark.measure import NO_SOURCE, literal_path, native_bfloat16
-from adapters.bundling.folders import bundle_folder
+from adapters.bundling.folders import find_bundle
 from adapters.files import write_whole
 from adapters.networks import build_sam_adapter3d
 
@@ -161,7 +161,7 @@ def _clicks(variant: str, crop_size: int, *, literal: bool) -> Section:
 
 
 def _scan(shape: tuple[int, int, int]) -> Section:
-    bundle = str(bundle_folder("soft_tissue_sarcoma_ct"))
+    bundle = str(find_bundle("soft_tissue_sarcoma_ct"))
     rows = [
         Row(ending, "click", {"form": ending, "bundle": bundle, "shape": list(shape)}) for ending in (".nii.gz", ".nii")
     ]

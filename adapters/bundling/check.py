@@ -19,7 +19,8 @@ from typing import Any, Literal
 from urllib.request import urlopen
 
 import monai_sam_adapters
-from adapters.bundling.package import bundle_files, file_hash, find_bundle, large_files
+from adapters.bundling.folders import find_bundle
+from adapters.bundling.package import bundle_files, file_hash, large_files
 from adapters.bundling.readme import card_problems
 from adapters.files import cache_folder, write_whole
 
@@ -127,8 +128,8 @@ class _Bundle:
                 raise _SkippedError(f"an id of configs/{stem}.json is not there, see ids")
         return self.path(stem)
 
-    def network(self, stem: str) -> Any:
-        """``network_def`` of a configuration, without numbers in it."""
+    def network(self, stem: str, device: str = "meta") -> Any:
+        """``network_def`` of a configuration; on the device ``meta`` it has no numbers in it."""
         import torch
         from monai.bundle import ConfigParser
 
@@ -137,7 +138,7 @@ class _Bundle:
         if "network_def" not in parser.config:  # type: ignore[operator]
             raise _SkippedError(f"configs/{stem}.json has no network_def")
         try:
-            with torch.device("meta"):
+            with torch.device(device):
                 return parser.get_parsed_content("network_def").eval()
         except Exception as error:
             raise _SkippedError(f"network_def of configs/{stem}.json cannot be made, see network") from error
@@ -524,9 +525,11 @@ def _network(bundle: _Bundle) -> Iterator[str]:
 def _torchscript(bundle: _Bundle) -> Iterator[str]:
     import torch
 
+    if bundle.device == "meta":
+        raise _SkippedError("the network is run to be recorded, and has no numbers: say --device cpu")
     metadata = bundle.metadata
     reason = str(metadata.get("torchscript_exception") or "").strip()
-    network = bundle.network("inference")
+    network = bundle.network("inference", bundle.device)
     try:
         torch.jit.script(network)
     except Exception as error:
@@ -549,7 +552,10 @@ def _weights(bundle: _Bundle) -> Iterator[str]:
 
     there = {stem: config for stem, config in _WEIGHTS.items() if (bundle.folder / "models" / f"{stem}.pt").is_file()}
     if not there:
-        raise _SkippedError("models/model.pt is not there: train the bundle, or convert or download weights for it")
+        raise _SkippedError(
+            "models/model.pt is not there: start from SAM's (`python -m adapters init`), or train, convert or download "
+            "weights"
+        )
     for stem, config in there.items():
         network = bundle.network(config)
         path = bundle.folder / "models" / f"{stem}.pt"

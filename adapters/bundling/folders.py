@@ -7,30 +7,36 @@ from pathlib import Path
 
 import adapters
 
-__all__ = ["bundle_folder"]
+__all__ = ["find_bundle"]
 
-_CONFIG = Path("configs", "inference.json")
+BUNDLES = "bundles"
+_ENDING = "_samadapter_deepgrow"
 
 
-def bundle_folder(name: str | os.PathLike) -> Path:
+def find_bundle(name: str | os.PathLike, bundles: str | os.PathLike = BUNDLES) -> Path:
     """The folder of a bundle.
 
     Args:
-        name: a folder's path, or the name of a bundle that lies in ``bundles/`` of the current folder or of the source
-            checkout that this library is installed from. The ending ``_samadapter_deepgrow`` may be left out.
+        name: of a folder in `bundles`, where the ending ``_samadapter_deepgrow`` may be left out, or the path of a
+            bundle anywhere.
+        bundles: a folder of bundles. The default, ``bundles`` in the current folder, is followed by that of the source
+            checkout that this library is installed from.
 
     Returns:
-        The folder; it has a ``configs/inference.json``.
+        The absolute path.
 
     Raises:
-        ValueError: if there is no such bundle; the message names those that there are.
+        FileNotFoundError: there is no bundle: no folder with ``configs`` in it; the message names those that there are.
     """
-    homes = list(dict.fromkeys([Path.cwd() / "bundles", Path(adapters.__file__).resolve().parents[1] / "bundles"]))
-    folders = [Path(name), *(home / f"{name}{ending}" for home in homes for ending in ("", "_samadapter_deepgrow"))]
-    for folder in folders:
-        if (folder / _CONFIG).is_file():
+    homes = [Path(bundles).expanduser()]
+    if Path(bundles) == Path(BUNDLES):
+        homes.append(Path(adapters.__file__).resolve().parents[1] / BUNDLES)
+    places = [Path(name).expanduser(), *(home / f"{name}{ending}" for home in homes for ending in ("", _ENDING))]
+    for folder in places:
+        if (folder / "configs").is_dir():
             return folder.resolve()
-    known = sorted({config.parents[1].name for home in homes for config in home.glob(f"*/{_CONFIG}")})
-    raise ValueError(
-        f"{str(name)!r} is no bundle: expected a folder with {_CONFIG}, or one of {', '.join(known) or 'none here'}."
+    known = ", ".join(sorted({path.parent.name for home in homes for path in home.glob("*/configs")})) or "none"
+    raise FileNotFoundError(
+        f"there is no bundle {str(name)!r}: expected a folder with configs/ in it, or the name of one in "
+        f"{str(bundles)!r}, which holds {known}"
     )

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
+from adapters.bundling.folders import find_bundle
 from adapters.files import replacing, write_whole
 
-__all__ = ["bundle_files", "file_hash", "find_bundle", "large_files", "package"]
+__all__ = ["bundle_files", "file_hash", "large_files", "package"]
 
 ZOO_URL = "https://github.com/Project-MONAI/model-zoo/releases/download/hosting_storage_v1"
 """Where the Model Zoo keeps its zips."""
@@ -35,26 +36,6 @@ _LEFT_OUT = (
     "models/sam_vit_*.pth",
 )
 _CHUNK = 2**20  # bytes
-
-
-def find_bundle(name: str | os.PathLike, bundles: str | os.PathLike = "bundles") -> Path:
-    """The folder of a bundle.
-
-    Args:
-        name: of a folder in `bundles`, or the path of a bundle anywhere.
-        bundles: a folder of bundles.
-
-    Raises:
-        FileNotFoundError: there is no bundle: no folder with ``configs`` in it.
-    """
-    for folder in (Path(name).expanduser(), Path(bundles).expanduser() / name):
-        if (folder / "configs").is_dir():
-            return folder.resolve()
-    known = ", ".join(sorted(path.parent.name for path in Path(bundles).expanduser().glob("*/configs"))) or "none"
-    raise FileNotFoundError(
-        f"there is no bundle {str(name)!r}: expected a folder with configs/ in it, or the name of one in "
-        f"{str(bundles)!r}, which holds {known}"
-    )
 
 
 def large_files(bundle: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from adapters.bundling.folders import bundle_folder
+from adapters.bundling.folders import find_bundle
 
 __all__ = ["init_bundle"]
 
@@ -24,7 +24,7 @@ def init_bundle(
     is trained. The file says so in its metadata, and every program that loads it logs a warning.
 
     Args:
-        name: the bundle's name or folder, as `bundle_folder`.
+        name: the bundle's name or folder, as `find_bundle`.
         sam: SAM's ``.pth`` file of the bundle's variant: the image encoder starts from it.
         random: whether to do without SAM's file: all weights are random then.
         seed: of the random weights (with SAM's file: of the adapter's).
@@ -43,7 +43,7 @@ def init_bundle(
 
     from adapters.checkpoints import initialise, save_model
 
-    folder = bundle_folder(name)
+    folder = find_bundle(name)
     if bool(sam) == random:
         raise ValueError(
             f"sam={str(sam or '')!r} and random={random}: give SAM's file (`python -m adapters download sam_vit_b` "

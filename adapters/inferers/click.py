@@ -114,6 +114,8 @@ class ClickInferer(Inferer):
         pad_value: value of crop voxels outside the scan. None: the scan's minimum.
         reach: connected parts of the mask that come nowhere within this many mm of a click on the lesion become
             background. None: all parts stay, as published.
+        keep_mask: whether a mask that is given stands where no crop was predicted, and its parts are spared by
+            ``reach``: for a mask to start from. False: everything outside the crops is background.
 
     Raises:
         ValueError: an argument out of its range.
@@ -141,6 +143,7 @@ class ClickInferer(Inferer):
         threshold: float = 0.5,
         pad_value: float | None = None,
         reach: float | None = None,
+        keep_mask: bool = False,
     ) -> None:
         self.crop_size = as_sizes(crop_size, "crop_size")
         self.spacing = as_spacing(spacing)
@@ -155,6 +158,7 @@ class ClickInferer(Inferer):
         if reach is not None and reach < 0:
             raise ValueError(f"reach is {reach}: expected mm, 0 or more, or None to keep all parts of a mask")
         self.reach = reach
+        self.keep_mask = keep_mask
         self.automatic = automatic
         self.max_crops = max_crops
         self.grow = grow
@@ -200,7 +204,7 @@ class ClickInferer(Inferer):
 
         Returns:
             (B, 2, D, H, W) float32 logits of background and lesion on the inputs' grid and device, a MetaTensor if
-            the inputs are one. Voxels outside all crops are `BACKGROUND_LOGITS`.
+            the inputs are one. Voxels outside all crops are `BACKGROUND_LOGITS`, or as the mask with ``keep_mask``.
 
         Raises:
             ValueError: inputs, clicks, labels or mask of a wrong shape, a click outside the image, no click where
@@ -232,8 +236,10 @@ class ClickInferer(Inferer):
             )
             logits, region = self._merged(scan, self._predictions(scan, keeps, weights))
             if self.reach is not None and (marks == 1).any():
-                start = [part.start for part in region]
-                self._keep_within_reach(logits[(slice(None), *region)], points[marks == 1] - start, affine)
+                box = (slice(None), *region)
+                positive = points[marks == 1] - [part.start for part in region]
+                kept = scan.mask[box] if scan.mask is not None and self.keep_mask else None
+                self._keep_within_reach(logits[box], positive, affine, kept)
             items.append(logits)
         return like_inputs(items[0][None] if len(items) == 1 else torch.stack(items), inputs)
 
@@ -253,8 +259,13 @@ class ClickInferer(Inferer):
         odds = math.log(self.threshold / (1 - self.threshold))
         return (logits[1] - logits[0] > odds).detach().cpu().numpy()
 
-    def _keep_within_reach(self, logits: torch.Tensor, points: np.ndarray, affine: np.ndarray) -> None:
-        """Makes background, in place, of the parts of the mask of logits (2, d, h, w) that no click (N, 3) is near."""
+    def _keep_within_reach(
+        self, logits: torch.Tensor, points: np.ndarray, affine: np.ndarray, kept: torch.Tensor | None
+    ) -> None:
+        """Makes background, in place, of the parts of the mask of logits (2, d, h, w) that no click (N, 3) is near.
+
+        Parts that share a voxel with ``kept`` (1, d, h, w), logits of a mask, stay as they are.
+        """
         parts, number = ndimage.label(self._lesion(logits))
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
         size = np.asarray(parts.shape)
@@ -267,6 +278,8 @@ class ClickInferer(Inferer):
             places = np.argwhere(box)
             reached = np.linalg.norm((places + low - point) * spacing, axis=1) <= self.reach + spacing.max() / 2
             far[box[tuple(places[reached].T)]] = False
+        if kept is not None:
+            far[parts[(kept[0] > 0).cpu().numpy()]] = False
         if far.any():
             away = torch.from_numpy(far[parts]).to(logits.device)
             for channel, value in zip(logits, BACKGROUND_LOGITS, strict=True):
@@ -505,6 +518,8 @@ class ClickInferer(Inferer):
         result = torch.empty((2, *scan.grid.scan_size), device=device)
         for channel, value in zip(result, BACKGROUND_LOGITS, strict=True):
             channel.fill_(value)
+        if self.keep_mask and scan.mask is not None:
+            result[0], result[1] = -scan.mask[0] / 2, scan.mask[0] / 2
         if len(done) == 1:
             values, region = scan.grid.to_scan(done[0].logits, done[0].window)
             result[(slice(None), *region)] = values.to(device)

@@ -10,6 +10,7 @@ import hashlib
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +94,16 @@ class Memory:
             self._sessions.move_to_end(key)
             while len(self._sessions) > _SESSIONS:
                 self._sessions.popitem(last=False)
+
+    def sessions(self) -> tuple[tuple[Any, Session], ...]:
+        """The last request on every scan, by its key."""
+        with self._lock:
+            return tuple(self._sessions.items())
+
+    def restore_sessions(self, sessions: Iterable[tuple[Any, Session]]) -> None:
+        """Take requests that `sessions` gave earlier for the last ones: what came after them did not happen."""
+        with self._lock:
+            self._sessions = OrderedDict(sessions)
 
 
 _MEMORIES: weakref.WeakKeyDictionary[nn.Module, Memory] = weakref.WeakKeyDictionary()

@@ -122,7 +122,9 @@ class WindowAttention3D(nn.Module):
             for table, w in zip((self.rel_pos_d, self.rel_pos_h, self.rel_pos_w), window, strict=True)
         ]
         masks = self._window_masks(size, window, shifts, batch, x.device)
-        chunk = len(windows) if torch.is_grad_enabled() else self.window_chunk
+        # an exported graph has no loop: each part would be a copy of the operations
+        whole = torch.is_grad_enabled() or torch.compiler.is_exporting()
+        chunk = len(windows) if whole else self.window_chunk
         parts = []
         for start in range(0, len(windows), chunk):
             part = slice(start, start + chunk)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adapters.networks.recording import recorded
+
 __all__ = ["conv_of_enlarged"]
 
 _WORKING_SET = 2**20  # values of one tap's output at the low resolution: what is in use then fits in the cache
@@ -31,8 +33,8 @@ def conv_of_enlarged(x: Tensor, weight: Tensor) -> Tensor:
         (B, O, 2d, 2h, 2w).
     """
     if (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        recorded()
+        or torch.compiler.is_compiling()
         or x.device.type != "cpu"
         or x.dtype not in (torch.float32, torch.float64)
         or torch.is_autocast_enabled("cpu")

@@ -147,7 +147,7 @@ class Block3D(nn.Module):
         """(B, D, H, W, C) to the same shape."""
         x = self.adapter(x)
         attended = self.attn(self.norm1(x), self.window_size, shift=self.shift)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_exporting():
             x = x + attended
             return x + self.mlp(self.norm2(x))
         x = x.contiguous().add_(attended)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapters.networks.enlarged_conv import conv_of_enlarged
+from adapters.networks.recording import recorded
 from adapters.networks.registry import Variant, get_variant
 
 __all__ = ["AggregationDecoder", "CorrectionPrompt", "build_mask_decoder", "click_maps"]
@@ -33,6 +34,11 @@ def click_maps(clicks: Tensor, labels: Tensor, shape: Sequence[int], grid: Seque
         step = shape[axis] / grid[axis]
         centres = (torch.arange(grid[axis], device=clicks.device, dtype=clicks.dtype) + 0.5) * step - 0.5
         profiles.append(torch.exp(-0.5 * ((clicks[:, :, axis, None] - centres) / sigma) ** 2))
+    if recorded():
+        d, h, w = profiles
+        bumps = d[:, :, :, None, None] * h[:, :, None, :, None] * w[:, :, None, None, :]
+        weights = [(labels == label).to(clicks.dtype)[:, :, None, None, None] for label in (1, 0)]
+        return torch.stack([(weight * bumps).amax(dim=1) for weight in weights], dim=1)
     maps = []
     for label in (1, 0):
         out = clicks.new_zeros(clicks.shape[0], *grid)
@@ -75,9 +81,25 @@ def click_ellipsoid(clicks: Tensor, labels: Tensor, shape: Sequence[int], grid: 
         for axis in range(3)
     ]
     away = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2) - centre[:, None]
-    distance = (away @ torch.linalg.inv(spread) * away).sum(dim=-1)
+    # ONNX has no inverse
+    inverse = _inverse(spread) if torch.compiler.is_exporting() else torch.linalg.inv(spread)
+    distance = (away @ inverse * away).sum(dim=-1)
     inside = torch.exp(-distance / 5) * (number > 0).float()[:, None]
     return inside.view(-1, 1, *grid).to(clicks.dtype)
+
+
+def _pooled(x: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """Means of (B, C, D, H, W) over boxes, down to a size."""
+    if torch.compiler.is_exporting():  # ONNX has no adaptive pooling; boxes of one size are the same
+        return F.avg_pool3d(x, [full // part for full, part in zip(x.shape[2:], size, strict=True)])
+    return F.adaptive_avg_pool3d(x, size)
+
+
+def _inverse(matrices: Tensor) -> Tensor:
+    """Inverses of (B, 3, 3) matrices by their cofactors, from products and differences alone."""
+    a, b, c = matrices.unbind(dim=1)
+    columns = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], dim=2)
+    return columns / (a * columns[:, :, 0]).sum(dim=1)[:, None, None]
 
 
 class CorrectionPrompt(nn.Module):
@@ -136,12 +158,12 @@ class CorrectionPrompt(nn.Module):
     ) -> Tensor:
         """(B, 6 + 2 * sigmas, *size): image, mask, whether there is one, numbers of clicks, ellipsoid, bumps."""
         blank = image.new_zeros(image.shape[0], 1, *size)
-        inputs = [F.adaptive_avg_pool3d(image, size)]
+        inputs = [_pooled(image, size)]
         if mask is None:
             inputs += [blank, blank]
         else:
             # from -1 (background) over 0 (unknown, or no mask) to 1 (lesion)
-            inputs += [F.adaptive_avg_pool3d(torch.tanh(0.5 * mask.to(image.dtype)), size), blank + 1]
+            inputs += [_pooled(torch.tanh(0.5 * mask.to(image.dtype)), size), blank + 1]
         for label in (1, 0):
             if clicks is None or labels is None:
                 inputs.append(blank)
@@ -184,7 +206,7 @@ class CorrectionPrompt(nn.Module):
         hidden = self.stem(self._inputs(image, clicks, labels, mask, size))
         for conv in self.fine:
             hidden = hidden + F.gelu(conv(hidden))
-        coarse = F.adaptive_avg_pool3d(hidden, tokens) + self.from_feature(deepest)
+        coarse = _pooled(hidden, tokens) + self.from_feature(deepest)
         coarse = coarse + F.gelu(self.overview(coarse.mean(dim=(2, 3, 4))))[:, :, None, None, None]
         for conv in self.coarse:
             coarse = coarse + F.gelu(conv(coarse))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapters.networks.image_encoder import Mlp
+from adapters.networks.recording import recorded
 from adapters.networks.registry import Variant, get_variant
 
 __all__ = ["PointSamplerHead", "build_prompt_head", "sample_feature"]
@@ -155,7 +156,7 @@ class PointSamplerHead(nn.Module):
         for layer in self.layers:
             tokens, points = layer(tokens, points, valid)
         prompted = tokens.transpose(1, 2).view_as(feature)
-        if bool(valid.any(dim=1).all()):
+        if not recorded() and bool(valid.any(dim=1).all()):
             return prompted
         return torch.where(valid.any(dim=1)[:, None, None, None, None], prompted, feature)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from adapters.networks.identity import carry_identity
 from adapters.networks.image_encoder import build_image_encoder
 from adapters.networks.mask_decoder import build_mask_decoder
+from adapters.networks.portable import script_form
 from adapters.networks.prompt_head import build_prompt_head
 from adapters.networks.registry import Variant
 
@@ -120,6 +121,10 @@ class SAMAdapter3D(nn.Module):
     ) -> Tensor:
         """Encode and decode; arguments and result as for `encode` and `decode`."""
         return self.decode(self.encode(image), image, clicks, labels, mask)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` compiles in place of this network, for one crop of its own size."""
+        return script_form(self)
 
 
 def _plain(tensor: Tensor) -> Tensor:

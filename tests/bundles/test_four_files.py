@@ -22,7 +22,7 @@ from adapters.bundling.__main__ import main
 from adapters.checkpoints.download import SAM_URL, WEIGHTS
 
 WHOLE = ("train", "train_auto", "inference", "inference_auto")
-OVERLAYS = ("evaluate", "multi_gpu_train", "multi_gpu_evaluate")
+OVERLAYS = ("evaluate", "inference_trt", "multi_gpu_train", "multi_gpu_evaluate")
 FILES = {
     *(f"configs/{name}.json" for name in (*WHOLE, *OVERLAYS, "metadata")),
     *(f"datalists/fold_{n}.json" for n in range(5)),

@@ -14,7 +14,7 @@ from monai.handlers import CheckpointLoader
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 from adapters.__main__ import main
-from adapters.bundling.folders import bundle_folder
+from adapters.bundling.folders import find_bundle
 from adapters.bundling.weights import init_bundle
 from adapters.networks import SAMAdapter3D, build_sam_adapter3d, get_variant
 
@@ -128,11 +128,13 @@ def test_sam_of_another_size(bundle: Path, tmp_path: Path, sam: tuple[Path, Sam]
 
 
 def test_bundles_by_name(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert bundle_folder(bundle) == bundle
-    assert bundle_folder("kidney_tumor_ct") == bundle_folder(NAME) == BUNDLES / NAME
+    assert find_bundle(bundle) == bundle
+    assert find_bundle("kidney_tumor_ct") == find_bundle(NAME) == BUNDLES / NAME
     (tmp_path / "bundles").mkdir()
     shutil.copytree(bundle, tmp_path / "bundles" / NAME)
     monkeypatch.chdir(tmp_path)
-    assert bundle_folder("kidney_tumor_ct") == tmp_path / "bundles" / NAME
-    with pytest.raises(ValueError, match=r"'kidney' is no bundle: expected a folder .*colon_cancer_ct_samadapter_deep"):
-        bundle_folder("kidney")
+    assert find_bundle("kidney_tumor_ct") == tmp_path / "bundles" / NAME
+    with pytest.raises(
+        FileNotFoundError, match=r"there is no bundle 'kidney': expected a folder .*colon_cancer_ct_samad"
+    ):
+        find_bundle("kidney")

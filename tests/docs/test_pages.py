@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from pages import LANGUAGES, PAGES, ROOT, Shell, blocks, do, read
 from release_files import pack, write_release
 
 from adapters.__main__ import main
+from adapters.checkpoints import export_network, load_model
 from adapters.datasets import RELEASES, get_release
 from adapters.datasets.phantom import write_phantoms
-from adapters.networks import build_sam_adapter3d
+from adapters.networks import VARIANTS, build_sam_adapter3d
 
 # monai.bundle says it of every configuration
 pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file")
@@ -109,11 +111,22 @@ def one_scan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
     return Shell(small={"device": "cpu"})
 
 
+def exported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """A small network in the place of what takes minutes to export."""
+    small = replace(
+        VARIANTS["tiny"], embed_dim=24, depth=4, num_heads=2, sam_window=4, out_channels=16, head_channels=8
+    )
+    export_network(build_sam_adapter3d(small, 16).eval(), folder / "exported", "onnx")
+    return Shell()
+
+
 SCENES: dict[str, Scene] = {
     "how-to/automatic.md": colon_in_larger_crops,
     "how-to/data.md": downloads,
+    "how-to/export.md": exported,
     "how-to/infer.md": one_scan,
     "how-to/new_bundle.md": own_scans,
+    "how-to/notebook.md": one_scan,
     "how-to/score.md": sarcomas,
     "how-to/train.md": prepared_colon,
 }
@@ -155,6 +168,14 @@ def infer(names: dict[str, Any], printed: str) -> None:
     assert [mask.shape for mask in names["masks"]] == [(32, 40, 40)] * 2
 
 
+def export(names: dict[str, Any], printed: str) -> None:
+    files = {"encoder.onnx", "decoder.onnx", "model.ts", "model.safetensors"}
+    assert {path.name for path in Path("exported").iterdir()} == files
+    assert names["mask"].shape == (16, 16, 16)
+    weights = load_model("bundles/soft_tissue_sarcoma_ct_samadapter_deepgrow/models/model.pt")
+    assert torch.allclose(names["automatic"], weights(names["image"]), atol=1e-3)
+
+
 def automatic(names: dict[str, Any], printed: str) -> None:
     (found,) = rows("eval/colon_auto/scores.csv")
     assert (found["policy"], found["clicks"]) == ("automatic", "0")
@@ -186,6 +207,7 @@ def zoo(names: dict[str, Any], printed: str) -> None:
 AFTER: dict[str, Callable[[dict[str, Any], str], None]] = {
     "how-to/automatic.md": automatic,
     "how-to/data.md": data,
+    "how-to/export.md": export,
     "how-to/infer.md": infer,
     "how-to/new_bundle.md": new_bundle,
     "how-to/score.md": score,

@@ -1,0 +1,86 @@
+"""A bundle's inference configuration, and its network with the weights in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+from torch import nn
+
+from adapters.bundling.folders import find_bundle
+from adapters.checkpoints import load_model
+from adapters.checkpoints.files import read_checkpoint
+from adapters.networks import SAMAdapter3D
+
+__all__ = ["bundle_network", "read_bundle"]
+
+
+def read_bundle(bundle: str | os.PathLike, overrides: Mapping[str, Any] | None = None) -> ConfigParser:
+    """A bundle's ``configs/inference.json``, read and not yet evaluated, with its metadata.
+
+    Args:
+        bundle: its name or folder, as `adapters.bundling.folders.find_bundle`.
+        overrides: other values for ids of the configuration, as on the command line of ``monai.bundle run``;
+            ``a#b`` is the part ``b`` of the id ``a``.
+
+    Raises:
+        FileNotFoundError: if there is no such bundle; the message names those there are.
+        ValueError: if an override is none of its ids; the message names those there are.
+    """
+    folder = find_bundle(bundle)
+    parser = ConfigParser()
+    parser.read_config(folder / "configs" / "inference.json")
+    if (folder / "configs" / "metadata.json").is_file():
+        parser.read_meta(folder / "configs" / "metadata.json")
+    parser["bundle_root"] = str(folder)
+    for name, value in (overrides or {}).items():
+        place = name.rpartition("#")[0] or name
+        if place not in parser:
+            ids = ", ".join(key for key in parser.get() if not key.startswith("_") and key != "imports")
+            raise ValueError(f"{name!r} is no id of {folder.name}'s inference.json: expected one of {ids}.")
+        parser[name] = value
+    return parser
+
+
+def parsed(parser: ConfigParser, name: str, default: Any = None) -> Any:
+    """What an id of a configuration evaluates to; `default`, if there is one, where there is no such id.
+
+    Raises:
+        ValueError: if a part of it refuses its arguments; the message is that part's own.
+    """
+    if default is not None and name not in parser:
+        return default
+    try:
+        return parser.get_parsed_content(name)
+    except RuntimeError as error:  # MONAI's, which does not say what was wrong
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ValueError(f"{name} of the configuration: {cause}") from error
+
+
+def bundle_network(parser: ConfigParser) -> nn.Module:
+    """The network of a configuration, on its device, with the weights of its ``checkpoint``, in evaluation mode.
+
+    Args:
+        parser: as `read_bundle` gave it.
+
+    Raises:
+        FileNotFoundError: if the weights are not there.
+        ValueError: if they cannot be read, or are of another network.
+    """
+    path = Path(parsed(parser, "checkpoint"))
+    if not path.exists():
+        raise FileNotFoundError(
+            f"the weights {path} do not exist: train the bundle, convert the authors' weights "
+            "(`python -m adapters convert`), or give another file as checkpoint."
+        )
+    network = parsed(parser, "network")
+    if isinstance(network, SAMAdapter3D):
+        load_model(path, network)
+    else:
+        network.load_state_dict(read_checkpoint(path))
+    return network.eval()

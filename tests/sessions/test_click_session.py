@@ -1,0 +1,365 @@
+"""A session in Python gives the masks of ``monai.bundle run``, and takes back what it is told to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from bundle_runs import BUNDLE, run_as_typed
+from oracle import Oracle
+from scan_files import affine_of, write_dicom, write_nifti
+
+import adapters
+from adapters.datasets.phantom import phantom
+from adapters.networks import SAMAdapter3D
+from adapters.sessions import ClickSession, read_bundle
+from adapters.transforms import LoadScand
+
+SHAPE = (44, 40, 36)  # along the axes as stored
+PLACES = {"lps": ("LPS", (6.0, 7.0, 8.0)), "permuted": ("IPR", (8.0, 6.0, 7.0))}
+BRIGHT = {"crop_size": 20, "spacing": 2.0, "network_def": {"_target_": "oracle.Oracle"}}
+"""The oracle says lesion where an image is brighter than 140 HU."""
+
+
+def scan_of(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A phantom's image and label (X, Y, Z) in an orientation of its own, and its affine."""
+    orientation, spacing = PLACES[name]
+    return phantom(3, SHAPE, spacing, orientation=orientation)
+
+
+def clicks_on(label: np.ndarray) -> list[tuple[int, int, int]]:
+    """Two voxels of the lesion and one far from it."""
+    inside = np.argwhere(label > 0)
+    return [tuple(int(n) for n in voxel) for voxel in (inside[len(inside) // 2], inside[0], np.array([2, 3, 4]))]
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("scans")
+    return {name: Path(write_nifti(folder / f"{name}.nii.gz", *scan_of(name)[::2])) for name in PLACES}
+
+
+@pytest.fixture(scope="module")
+def typed(scans: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The masks of one run as typed: no click, one, and in the same process two and three, of each scan."""
+    folder = tmp_path_factory.mktemp("typed")
+    entries = []
+    for name, path in scans.items():
+        clicks, labels = clicks_on(scan_of(name)[1]), [1, 1, 0]
+        for number in range(4):
+            copy = folder / f"{name}_{number}.nii.gz"
+            shutil.copyfile(path, copy)
+            entries.append({"image": str(copy), "points": clicks[:number], "point_labels": labels[:number]})
+    (folder / "requests.json").write_text(json.dumps(entries))
+    options = {"requests": str(folder / "requests.json"), "output_dir": str(folder / "masks"), "device": "cpu"}
+    process = run_as_typed(BUNDLE, "", ["inference"], options)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return folder / "masks"
+
+
+def written(path: Path) -> np.ndarray:
+    mask: Any = nib.load(path)
+    return np.asarray(mask.dataobj) == 1
+
+
+@pytest.fixture(scope="module")
+def session() -> ClickSession:
+    return adapters.ClickSession("soft_tissue_sarcoma_ct", device="cpu")
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_the_masks_of_monai_bundle_run(name: str, scans: dict[str, Path], typed: Path, session: ClickSession) -> None:
+    session.set_image(scans[name])
+    first, second, off = clicks_on(scan_of(name)[1])
+    masks = [session.automatic(), session.add_click(first), session.add_click(second)]
+    masks.append(session.add_click(off, positive=False))
+    for number, mask in enumerate(masks):
+        expected = written(typed / f"{name}_{number}_mask.nii.gz")
+        assert mask.dtype == bool
+        np.testing.assert_array_equal(mask, expected, err_msg=f"{number} clicks")
+    assert masks[1].any()
+    assert (masks[1] != masks[3]).any()
+    assert session.clicks.points.tolist() == [list(map(float, click)) for click in (first, second, off)]
+    assert session.clicks.labels.tolist() == [1, 1, 0]
+
+
+def test_an_array_is_as_good_as_its_file(scans: dict[str, Path], session: ClickSession) -> None:
+    image, label, affine = scan_of("permuted")
+    session.set_image(scans["permuted"])
+    of_file = session.add_click(clicks_on(label)[0])
+    for array in (image, torch.from_numpy(image)):
+        session.set_image(array, affine)
+        np.testing.assert_array_equal(session.add_click(clicks_on(label)[0]), of_file)
+    np.testing.assert_allclose(session.affine, affine, atol=1e-3)
+
+
+def test_a_folder_of_dicom(tmp_path: Path, session: ClickSession) -> None:
+    image, label, _ = scan_of("lps")
+    affine = affine_of("LPS", PLACES["lps"][1])
+    session.set_image(write_dicom(tmp_path / "series", np.rint(image).astype(np.int16), affine))
+    stored = LoadScand("image")({"image": str(tmp_path / "series")})["image"]
+    mask = session.add_click(clicks_on(label)[0])
+    assert mask.shape == tuple(stored.shape[1:])
+    assert mask[clicks_on(label)[0]]
+
+
+def test_read_once_and_encoded_once(
+    scans: dict[str, Path], session: ClickSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def counting(kind: type, name: str) -> None:
+        inner = getattr(kind, name)
+        monkeypatch.setattr(kind, name, lambda *given, **named: (done.append(name), inner(*given, **named))[1])
+
+    counting(LoadScand, "__call__")
+    counting(SAMAdapter3D, "encode")
+    session.set_image(scans["lps"])
+    clicks = clicks_on(scan_of("lps")[1])
+    for click in clicks[:2]:
+        session.add_click(click)
+    session.add_click(clicks[2], positive=False)
+    session.undo()
+    session.reset()
+    session.add_click(clicks[0])
+    assert done == ["__call__", "encode"]
+
+
+def test_undo_gives_back_the_masks_before(scans: dict[str, Path], session: ClickSession) -> None:
+    session.set_image(scans["lps"])
+    first, second, off = clicks_on(scan_of("lps")[1])
+    masks = [session.mask, session.add_click(first), session.add_click(second), session.automatic()]
+    assert not masks[0].any()
+    masks[2][:] = True  # a mask that was handed out is the user's own
+    masks[2] = session.undo()
+    assert masks[2].any()
+    assert not masks[2].all()
+    for expected in (masks[1], masks[0]):
+        np.testing.assert_array_equal(session.undo(), expected)
+    assert len(session.clicks) == 0
+    # what was taken back leaves no trace: the same clicks again, and others in their place
+    for click, expected in ((first, masks[1]), (second, masks[2])):
+        np.testing.assert_array_equal(session.add_click(click), expected)
+    session.undo()
+    other = session.add_click(off, positive=False)
+    session.reset()
+    session.add_click(first)
+    np.testing.assert_array_equal(session.add_click(off, positive=False), other)
+
+
+def test_reset(scans: dict[str, Path], session: ClickSession) -> None:
+    session.set_image(scans["lps"])
+    session.add_click(clicks_on(scan_of("lps")[1])[0])
+    session.reset()
+    assert not session.mask.any()
+    with pytest.raises(ValueError, match="nothing to undo"):
+        session.undo()
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_save(ending: str, scans: dict[str, Path], typed: Path, session: ClickSession, tmp_path: Path) -> None:
+    session.set_image(scans["permuted"])
+    session.add_click(clicks_on(scan_of("permuted")[1])[0])
+    path = session.save(tmp_path / f"mask{ending}")
+    ours, theirs = (nib.load(file) for file in (path, typed / "permuted_1_mask.nii.gz"))
+    np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
+    np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-3)
+    assert ours.get_data_dtype() == np.uint8
+    content = path.read_bytes()
+    session.save(path)
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# --- a mask to start from, with a network whose answer is known
+
+
+def spots() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An image (X, Y, Z) with two bright cubes 60 mm apart, the mask of each, and the affine of another orientation."""
+    affine = affine_of("IPR", (2.0, 2.0, 2.0))
+    masks = np.zeros((2, 60, 30, 26), dtype=bool)
+    masks[0, 10:16, 12:18, 10:16] = True
+    masks[1, 42:48, 12:18, 10:16] = True
+    return np.where(masks.any(axis=0), 240.0, 0.0).astype(np.float32), masks, affine
+
+
+@pytest.fixture
+def bright(tmp_path: Path) -> ClickSession:
+    torch.save(Oracle().state_dict(), tmp_path / "oracle.pt")
+    image, _, affine = spots()
+    session = ClickSession(BUNDLE, device="cpu", checkpoint=str(tmp_path / "oracle.pt"), **BRIGHT)
+    session.set_image(image, affine)
+    return session
+
+
+def test_a_mask_to_start_from_stands_where_no_crop_reaches(bright: ClickSession) -> None:
+    _, (first, second), _ = spots()
+    np.testing.assert_array_equal(bright.add_click((12, 14, 12)), first)
+    wrong = np.roll(first, 4, axis=1)
+    np.testing.assert_array_equal(bright.start_from(second | wrong), second | wrong)
+    assert len(bright.clicks) == 0
+    np.testing.assert_array_equal(bright.add_click((12, 14, 12)), first | second)
+    assert len(bright.clicks) == 1
+    bright.undo()
+    np.testing.assert_array_equal(bright.mask, second | wrong)
+    np.testing.assert_array_equal(bright.undo(), first)
+
+
+def test_the_network_sees_the_mask_it_starts_from(bright: ClickSession) -> None:
+    _, (first, _), _ = spots()
+    bright.start_from(first)
+    bright.add_click((12, 14, 12))
+    network = bright._network
+    crop, (points, _), mask = network.crops[-1], network.prompts[-1], network.masks[-1]
+    assert torch.equal(mask > 0, crop > 0.5), "the mask lies on the image in the crop"
+    at = tuple(round(n) for n in points[0])
+    assert mask[0, 0][at] == 10
+    assert float(mask.min()) == -10
+    bright.reset()
+    bright.add_click((12, 14, 12))
+    assert network.masks[-1] is None
+
+
+def test_a_bundle_that_resamples_scans_takes_no_mask(tmp_path: Path) -> None:
+    torch.save(Oracle().state_dict(), tmp_path / "oracle.pt")
+    transforms = read_bundle(BUNDLE)["preprocessing#transforms"]
+    spacing = {"_target_": "adapters.transforms.SafeSpacingd", "keys": "image", "pixdim": [4.0, 4.0, 4.0]}
+    given = {"preprocessing#transforms": [*transforms[:3], spacing, *transforms[3:]], **BRIGHT}
+    session = ClickSession(BUNDLE, device="cpu", checkpoint=str(tmp_path / "oracle.pt"), **given)
+    image, masks, affine = spots()
+    session.set_image(image, affine)
+    assert session.add_click((12, 14, 12)).shape == image.shape
+    with pytest.raises(ValueError, match="needs a bundle that only turns the scan"):
+        session.start_from(masks[0])
+
+
+# --- what is refused
+
+
+def four_dimensions(session: ClickSession) -> None:
+    session.set_image(np.zeros((4, 4, 4, 2)), np.eye(4))
+
+
+MISTAKES: dict[str, tuple[Callable[[ClickSession], Any], str]] = {
+    "outside": (lambda s: s.add_click((12, 14, 90)), r"\[12.0, 14.0, 90.0\].*outside|outside.*90"),
+    "two numbers": (lambda s: s.add_click((12, 14)), r"the click is \(12, 14\): expected three numbers"),
+    "text": (lambda s: s.add_click("abc"), "the click is 'abc': expected three numbers"),
+    "one number": (lambda s: s.add_click(3), "the click is 3: expected three numbers"),
+    "not finite": (lambda s: s.add_click((1, 2, float("nan"))), "expected finite coordinates"),
+    "a label": (lambda s: s.add_click((12, 14, 12), positive=1), "positive is 1: expected True"),
+    "mask of another grid": (lambda s: s.start_from(np.zeros((3, 4, 5))), r"\(3, 4, 5\): expected \(60, 30, 26\)"),
+    "mask of labels": (lambda s: s.start_from(np.full((60, 30, 26), 2)), "holds the values 2: expected only 0 and 1"),
+    "no such file": (lambda s: s.set_image("nowhere.nii.gz"), "there is no file or folder 'nowhere.nii.gz'"),
+    "constant": (lambda s: s.set_image(np.zeros((8, 8, 8)), np.eye(4)), "all voxels are 0"),
+    "no affine": (lambda s: s.set_image(np.zeros((8, 8, 8))), "the array has no affine"),
+    "singular": (lambda s: s.set_image(np.zeros((8, 8, 8)), np.diag([1, 1, 0, 1])), "affine"),
+    "4D": (four_dimensions, r"shape \(4, 4, 4, 2\)"),
+    "text image": (lambda s: s.set_image(np.array([["a"]]), np.eye(4)), "type <U1"),
+    "affine of a file": (lambda s: s.set_image("x.nii.gz", np.eye(4)), "the file 'x.nii.gz', which has its own"),
+    "other format": (lambda s: s.save("mask.png"), "'mask.png': expected one that ends in .nii.gz or .nii"),
+    "no such folder": (lambda s: s.save("nowhere/mask.nii"), "nowhere"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_leave_the_session_as_it_was(name: str, bright: ClickSession) -> None:
+    mistake, message = MISTAKES[name]
+    before = bright.add_click((12, 14, 12))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        mistake(bright)
+    np.testing.assert_array_equal(bright.mask, before)
+    assert len(bright.clicks) == 1
+    assert bright.add_click((44, 14, 12)).sum() == 2 * before.sum()
+
+
+def test_a_failure_in_the_middle_leaves_the_session_as_it_was(
+    bright: ClickSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = bright.add_click((12, 14, 12))
+
+    def no_memory(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(bright._inferer), "_merged", no_memory)
+        with pytest.raises(MemoryError):
+            bright.add_click((44, 14, 12))
+    np.testing.assert_array_equal(bright.mask, before)
+    assert bright.add_click((44, 14, 12)).sum() == 2 * before.sum()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda s: s.add_click((1, 2, 3)),
+        lambda s: s.automatic(),
+        lambda s: s.start_from(np.zeros((2, 2, 2))),
+        lambda s: s.undo(),
+        lambda s: s.reset(),
+        lambda s: s.save("mask.nii.gz"),
+        lambda s: s.mask,
+        lambda s: s.clicks,
+        lambda s: s.affine,
+    ],
+)
+def test_nothing_works_without_an_image(use: Callable[[ClickSession], Any], tmp_path: Path) -> None:
+    torch.save(Oracle().state_dict(), tmp_path / "oracle.pt")
+    session = ClickSession(BUNDLE, device="cpu", checkpoint=str(tmp_path / "oracle.pt"), **BRIGHT)
+    with pytest.raises(ValueError, match="call set_image first"):
+        use(session)
+
+
+def test_nothing_to_save(bright: ClickSession, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no mask to save yet"):
+        bright.save(tmp_path / "mask.nii.gz")
+
+
+def test_no_automatic_mode(tmp_path: Path) -> None:
+    torch.save(Oracle().state_dict(), tmp_path / "oracle.pt")
+    session = ClickSession(
+        BUNDLE, device="cpu", checkpoint=str(tmp_path / "oracle.pt"), **BRIGHT, **{"inferer#automatic": None}
+    )
+    image, _, affine = spots()
+    session.set_image(image, affine)
+    with pytest.raises(ValueError, match="there is no click"):
+        session.automatic()
+
+
+@pytest.mark.parametrize(
+    ("bundle", "overrides", "message"),
+    [
+        ("no_such_bundle", {}, "there is no bundle 'no_such_bundle'"),
+        (BUNDLE, {"treshold": 0.4}, "'treshold' is no id of soft_tissue_sarcoma.*reach"),
+        (BUNDLE, {"checkpoint": "nowhere.pt"}, "the weights nowhere.pt do not exist"),
+        (BUNDLE, {"reach": -1.0}, "reach is -1.0"),
+        (BUNDLE, {"inferer": {"_target_": "SimpleInferer"}}, "takes no clicks"),
+    ],
+)
+def test_what_a_session_cannot_be_made_from(bundle: Any, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        ClickSession(bundle, device="cpu", **overrides)
+
+
+def test_weights_of_another_network(tmp_path: Path) -> None:
+    torch.save(Oracle().state_dict(), tmp_path / "oracle.pt")
+    with pytest.raises(ValueError, match=r"oracle.pt"):
+        ClickSession(BUNDLE, device="cpu", checkpoint=str(tmp_path / "oracle.pt"))
+
+
+def test_overrides_are_those_of_the_command_line(scans: dict[str, Path]) -> None:
+    session = ClickSession(BUNDLE, device="cpu", reach=None, **{"inferer#max_crops": 1, "inferer#grow": False})
+    assert session._inferer.reach is None
+    assert session._inferer.as_published
+
+
+def test_the_name_in_adapters() -> None:
+    assert adapters.ClickSession is ClickSession
+    with pytest.raises(AttributeError, match="no attribute 'ClickSesion'"):
+        adapters.ClickSesion  # noqa: B018
