@@ -62,7 +62,7 @@ class Resume:
         *,
         validator: Evaluator | None = None,
         best_file: str = "model.pt",
-        last_file: str = "last.pt",
+        last_file: str = "last.ckpt",
         seed: int = 0,
         reseeded: Sequence[Any] = (),
         resume: bool = True,

@@ -34,6 +34,7 @@ __all__ = [
 FORMAT_VERSION = 1
 CUSTOM = "custom"  # the name of every network whose sizes are those of no variant
 
+_SHOWN = 5  # names of a wrong state dict in the message
 _METADATA_KEY = "sam_adapter3d"
 _SETTINGS = ("window_size", "prompt_heads", "enlargement", "crop_size")  # what the shapes of most tensors do not show
 ShapeOf = Callable[[str], tuple[int, ...]]
@@ -206,11 +207,15 @@ def _write(module: nn.Module, _state: Mapping[str, Tensor], _prefix: str, local_
     local_metadata[_METADATA_KEY] = identity(module)
 
 
-def _check(
-    module: nn.Module, _state: Mapping[str, Tensor], _prefix: str, local_metadata: dict[str, Any], *_: Any
-) -> None:
+def _check(module: nn.Module, state: Mapping[str, Tensor], prefix: str, local_metadata: dict[str, Any], *_: Any) -> None:
     if _METADATA_KEY in local_metadata:
         check_identity(local_metadata[_METADATA_KEY], identity(module))
+    elif not any(prefix + name in state for name, _ in module.named_parameters()):
+        # MONAI Label loads non-strictly, and would go on with random weights
+        raise ValueError(
+            f"the state dict holds {', '.join(list(state)[:_SHOWN]) or 'nothing'}, none of the network's weights: take "
+            "a file with a plain state dict, such as models/model.pt."
+        )
 
 
 def carry_identity(network: nn.Module) -> None:
