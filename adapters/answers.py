@@ -1,8 +1,8 @@
 """A user's mistake as the answer of a web server.
 
-MONAI Label runs transforms and inferers while a client waits. Its server, FastAPI, tells the client of an exception that
-it knows, and of any other only "Internal Server Error". So where FastAPI is loaded, a mistake is raised as an exception
-that it knows too. Everywhere else nothing changes.
+MONAI Label runs transforms and inferers while a client waits. Its server, FastAPI, tells the client of an exception
+that it knows, and of any other only "Internal Server Error". So where FastAPI is loaded, a mistake is raised as an
+exception that it knows too. Everywhere else nothing changes.
 """
 
 from __future__ import annotations
@@ -42,4 +42,6 @@ def _answer(kind: type[Exception], http_exception: type[Exception]) -> type[Exce
         kind.__init__(self, message)
         self.status_code, self.detail, self.headers = _STATUS[kind], message, None
 
-    return type(f"Answered{kind.__name__}", (kind, http_exception), {"__init__": start, "__str__": lambda self: self.detail})
+    return type(
+        f"Answered{kind.__name__}", (kind, http_exception), {"__init__": start, "__str__": lambda self: self.detail}
+    )

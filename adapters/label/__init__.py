@@ -1,4 +1,4 @@
-"""MONAI Label's server with the bundles in it, for 3D Slicer and OHIF; started in an environment that has MONAI Label."""
+"""MONAI Label's server with the bundles in it, for 3D Slicer and OHIF."""
 
 from .server import APP, arrange, command, find_bundles, serve
 

@@ -75,7 +75,11 @@ def arrange(app_folder: str | os.PathLike, bundles: Sequence[Path]) -> Path:
     if not (app / "main.py").is_file():
         words = [sys.executable, "-m", "monailabel.main", "apps", "--download", "--name", APP]
         done = subprocess.run(
-            [*words, "--output", str(app.parent)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+            [*words, "--output", str(app.parent)],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
         )
         if done.returncode or not (app / "main.py").is_file():
             raise ValueError(f"MONAI Label has not copied its app to {str(app)!r}: {done.stdout.strip()[-500:]}")

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from adapters.answers import answering
 from adapters.networks.image_encoder import ImageEncoder3D
 from adapters.networks.mask_decoder import AggregationDecoder
 from adapters.networks.prompt_head import PointSamplerHead
@@ -207,7 +208,10 @@ def _write(module: nn.Module, _state: Mapping[str, Tensor], _prefix: str, local_
     local_metadata[_METADATA_KEY] = identity(module)
 
 
-def _check(module: nn.Module, state: Mapping[str, Tensor], prefix: str, local_metadata: dict[str, Any], *_: Any) -> None:
+@answering()
+def _check(
+    module: nn.Module, state: Mapping[str, Tensor], prefix: str, local_metadata: dict[str, Any], *_: Any
+) -> None:
     if _METADATA_KEY in local_metadata:
         check_identity(local_metadata[_METADATA_KEY], identity(module))
     elif not any(prefix + name in state for name, _ in module.named_parameters()):

@@ -155,7 +155,7 @@ class SimulateClicksd(Randomizable, MapTransform):
         keys: keys of the scans (MetaTensors (C, D, H, W)).
         label_key: key of the label (1, D, H, W) on the same grid.
         policy: name of the user (:data:`adapters.clicks.USERS`), or a :class:`adapters.clicks.ClickPolicy`.
-        num: number of clicks, 0 for none; or the key under which a case holds its number.
+        num: number of clicks, 0 for none; or the key under which a case holds its number, 1 where it has no such key.
         label_value: value of the lesion in the label; None: all but 0.
         seed: with a number a case gets the same clicks each time, whatever the order of cases or the number of
             workers (they depend on the seed and the name of the label's file). None: new clicks each time, from the
@@ -200,7 +200,7 @@ class SimulateClicksd(Randomizable, MapTransform):
             raise ValueError(f"{self.label_key!r} is not a label (1, D, H, W); load it, channel first")
         lesion = np.asarray(label[0].detach().cpu())
         lesion = lesion != 0 if self.label_value is None else lesion == self.label_value
-        num = d.get(self.num) if isinstance(self.num, str) else self.num
+        num = d.get(self.num, 1) if isinstance(self.num, str) else self.num
         if not isinstance(num, int) or num < 0:
             raise ValueError(f"the number of clicks ({self.num!r}) is {num!r}, expected a whole number of at least 0")
         if num == 0:

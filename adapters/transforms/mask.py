@@ -32,7 +32,9 @@ class LesionProbabilityd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             if d[key].ndim != 4 or d[key].shape[0] != 2:
-                raise ValueError(f"{key!r} has shape {tuple(d[key].shape)}: expected (2, D, H, W), background and lesion")
+                raise ValueError(
+                    f"{key!r} has shape {tuple(d[key].shape)}: expected (2, D, H, W), background and lesion"
+                )
             d[key] = (d[key][1:] - d[key][:1]).float().sigmoid()
         return d
 

@@ -14,8 +14,8 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.utils import pickle_hashing
-from monai.transforms import Compose
-from monai.utils import TraceKeys, ensure_tuple
+from monai.transforms import Compose, InvertibleTransform, MapTransform
+from monai.utils import TraceKeys
 
 from adapters.answers import answering
 
@@ -57,7 +57,7 @@ SCANS = _Scans()
 """Belongs to the process: MONAI Label makes new transforms for every request."""
 
 
-class RememberedScand(Compose):
+class RememberedScand(MapTransform, InvertibleTransform):
     """The first transforms of a request, which depend on the scan alone: done once, and not again for the next click.
 
     A scan is known by the content of its file (or of all files of its folder) and by the transforms, so a scan that
@@ -75,14 +75,14 @@ class RememberedScand(Compose):
     """
 
     def __init__(self, keys: KeysCollection, transforms: Sequence[Callable], *, megabytes: float = 1024) -> None:
-        super().__init__(list(transforms))
+        super().__init__(keys)
+        self.transforms = list(transforms)
         if not megabytes >= 0:
             raise ValueError(f"megabytes is {megabytes}: expected 0 (keep nothing) or more")
-        self.keys = ensure_tuple(keys)
         self.megabytes = megabytes
 
     @answering()
-    def __call__(self, data: Mapping[Hashable, Any], *_: Any, **__: Any) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Prepare each scan, or take it as it was prepared before."""
         d: Any = dict(data)
         names = {key: self._name(d[key]) for key in self.keys}
@@ -99,6 +99,10 @@ class RememberedScand(Compose):
                 path, d[key] = d[key], _beside(scan)
                 d[key].meta["filename_or_obj"] = str(path)
         return d
+
+    def inverse(self, data: Any) -> Any:
+        """Undo the transforms, for a mask that goes back to the scan's own grid."""
+        return Compose(self.transforms).inverse(data)
 
     def _name(self, path: Any) -> Hashable | None:
         """What tells a scan from others; None if it cannot be kept."""

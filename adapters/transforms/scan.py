@@ -92,7 +92,9 @@ class LoadScand(LoadImaged):
             name = d[key]
             if isinstance(name, (list, tuple)) and len(name) == 1:
                 name = name[0]
-            if isinstance(name, str) and not name:  # MONAI Label's word for an image that it does not know; as a path it is this folder
+            if (
+                isinstance(name, str) and not name
+            ):  # MONAI Label's word for an image that it does not know; as a path it is this folder
                 raise FileNotFoundError(f"there is no {key} of this name: ask for one that is among the studies")
             if not isinstance(name, (str, PathLike)):
                 raise ValueError(f"{key!r} is {name!r}, expected the path of one scan (a file, or a folder of DICOM)")

@@ -196,3 +196,19 @@ def test_progress_says_epoch_loss_and_time(tmp_path: Path, caplog: pytest.LogCap
     with caplog.at_level("INFO", logger="adapters"):
         trainer.run()
     assert f"epoch 1 of 2: loss {sum(losses[:3]) / 3:.4f}, 0 min left" in caplog.text
+
+
+def test_without_a_case_to_validate_on_the_last_weights_are_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = torch.nn.Linear(1, 1)
+    validator = SupervisedEvaluator(torch.device("cpu"), [], network)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    trainer = SupervisedTrainer(
+        torch.device("cpu"), 2, DATA, network, optimizer, torch.nn.MSELoss(),
+        train_handlers=[Resume(tmp_path, {"model": network}, validator=validator)],
+    )  # fmt: skip
+    assert "there is no case to validate on" in caplog.text
+    trainer.run()
+    assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)["weight"], network.weight)
+    assert state(tmp_path)["best_epoch"] == 2

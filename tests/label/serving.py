@@ -64,14 +64,18 @@ class Server:
     def infer(self, model: str, image: str, params: Mapping[str, Any], **options: Any) -> Answer:
         """As 3D Slicer asks: the options that the server shows for the model, and the request's own."""
         start = time.perf_counter()
-        file, said = self.client.infer(model, image, {"result_extension": ".nrrd", "result_dtype": "uint8", **params}, **options)
+        file, said = self.client.infer(
+            model, image, {"result_extension": ".nrrd", "result_dtype": "uint8", **params}, **options
+        )
         seconds = time.perf_counter() - start
         return Answer(*read(file), said, Path(file), seconds)
 
     def post(self, model: str, image: str, params: Any, **options: Any) -> requests.Response:
         """A bare request; `params` may be anything."""
         text = params if isinstance(params, str) else json.dumps(params)
-        return requests.post(f"{self.url}/infer/{model}", {"params": text}, params={"image": image, **options}, timeout=300)
+        return requests.post(
+            f"{self.url}/infer/{model}", {"params": text}, params={"image": image, **options}, timeout=300
+        )
 
     def wait_for_task(self, kind: str, seconds: float = 400) -> dict[str, Any]:
         """The status of the last training or scoring once it has ended."""
@@ -84,11 +88,10 @@ class Server:
         raise TimeoutError(f"{kind} has not ended: {status}")
 
     def stop(self, how: int = signal.SIGTERM) -> None:
-        """End the server, and with SIGKILL every process that it has started."""
-        if how == signal.SIGKILL:
-            os.killpg(self.process.pid, how)
-        else:
-            os.killpg(self.process.pid, how)
+        """End the server and every process that it has started, such as a training."""
+        if self.process.poll() is not None:
+            return
+        os.killpg(self.process.pid, how)
         try:
             self.process.wait(60)
         except subprocess.TimeoutExpired:
@@ -115,6 +118,7 @@ def start(folder: Path, bundles: Path, studies: Path, **options: Any) -> Server:
     words += ["--app", str(folder / "app"), "--port", str(port)]
     words += [word for key, value in options.items() for word in (f"--{key}", str(value))]
     environment = {**os.environ, "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"), "HF_HUB_OFFLINE": "1"}
+    environment["MONAI_LABEL_AUTO_UPDATE_SCORING"] = "false"  # only when asked, so that nothing runs beside the tests
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             words, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

@@ -228,10 +228,16 @@ def test_a_click_at_the_edge_stays_on_a_resampled_grid() -> None:
         ({"points": [[1, 2, 3]], "point_labels": [3]}, "label 3 of click 0"),
         ({"points": [[1, 2, 3]]}, "the request has no 'point_labels', expected points and point_labels together"),
         ({"point_labels": [1]}, "the request has no 'points'"),
-        ({"foreground": [[1, 2, 3]], "label": "liver"}, "the request's label is 'liver', expected 'sarcoma' .or one of"),
+        (
+            {"foreground": [[1, 2, 3]], "label": "liver"},
+            "the request's label is 'liver', expected 'sarcoma' .or one of",
+        ),
         ({"foreground": [[1, 2, 3]], "label": "sarcomatosis"}, "the request's label is 'sarcomatosis', expected"),
         ({"foreground": "1, 2, 3"}, "the request's 'foreground' is '1, 2, 3', expected a list, one entry for each"),
-        ({"foreground": [["a", "b", "c"]]}, r"request, 'foreground': points are \[\['a', 'b', 'c'\]\], expected a list"),
+        (
+            {"foreground": [["a", "b", "c"]]},
+            r"request, 'foreground': points are \[\['a', 'b', 'c'\]\], expected a list",
+        ),
         ({"points": [[1, 2]], "point_labels": [1]}, r"points have shape \(1, 2\)"),
         ({"foreground": [1, 2, 3]}, r"request, 'foreground': points have shape \(3,\)"),
         ({"points": [[1, 2, float("nan")]], "point_labels": [1]}, "expected finite coordinates"),
@@ -299,6 +305,11 @@ def test_simulated_clicks_lie_on_the_label(policy: str) -> None:
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_a_case_says_how_many_clicks_it_gets(count: int) -> None:
     assert clicks_of({**case(), "num_clicks": count}, num="num_clicks").shape == (count, 3)
+
+
+def test_a_case_that_does_not_say_gets_one_click() -> None:
+    """As the studies that a client of MONAI Label has labelled."""
+    assert clicks_of(case(), num="num_clicks").shape == (1, 3)
 
 
 @pytest.mark.parametrize("count", [None, -1, "3"])
