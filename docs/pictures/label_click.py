@@ -32,11 +32,14 @@ def voxel(text: str) -> list[int]:
     return [i, j, k]
 
 
-def ask(client: MONAILabelClient, model: str, image: str, on: list, off: list) -> tuple[np.ndarray, float]:
+def ask(
+    client: MONAILabelClient, model: str, image: str, on: list, off: list, options: dict[str, str]
+) -> tuple[np.ndarray, float]:
     """The mask for some clicks, and the seconds that it took; the request is that of 3D Slicer's module."""
     shown = client.info()["models"][model]["config"]
     params = {"label": "tumor", "foreground": on, "background": off}
     params |= {key: value[0] if isinstance(value, list) else value for key, value in shown.items()}
+    params |= options
     start = time.perf_counter()
     file, _ = client.infer(model, image, params | {"result_extension": ".nii.gz", "result_dtype": "uint8"})
     seconds = time.perf_counter() - start
@@ -86,16 +89,18 @@ def main() -> None:
     parser.add_argument("--scan", required=True, type=Path, help="a NIfTI file among the server's studies")
     parser.add_argument("--on", type=voxel, action="append", default=[], help="i,j,k of a click on the lesion")
     parser.add_argument("--off", type=voxel, action="append", default=[], help="i,j,k of a click off it")
+    parser.add_argument("--option", action="append", default=[], help="name=value, as in the client's table of options")
     parser.add_argument("--output", type=Path, help="the picture; none: times alone")
     options = parser.parse_args()
     scan: Any = nib.load(options.scan)
+    chosen = dict(option.split("=", 1) for option in options.option)
     clicks = [*((click, True) for click in options.on), *((click, False) for click in options.off)]
     with tempfile.TemporaryDirectory() as folder:
         client = MONAILabelClient(options.server, tmpdir=folder)
         masks = []
         for count in range(1, len(clicks) + 1):
             on, off = ([c for c, positive in clicks[:count] if positive is wanted] for wanted in (True, False))
-            mask, seconds = ask(client, options.model, options.scan.name.split(".")[0], on, off)
+            mask, seconds = ask(client, options.model, options.scan.name.split(".")[0], on, off, chosen)
             sys.stdout.write(f"click {count}: {seconds:.2f} s, {int(mask.sum())} voxels\n")
             masks.append(mask)
     if options.output:

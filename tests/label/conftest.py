@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from scans import Case, make_cases
+from scans import Case, make_cases, write_small
 from serving import NAMES, SARCOMA, Server, copy_bundles, shrink, start
 
 from adapters.checkpoints import save_model
@@ -31,8 +31,10 @@ def with_weights(bundles: Path, **options: object) -> None:
 
 @pytest.fixture(scope="session")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
-    """Scans with one lesion each, stored in several ways, in a folder of studies."""
-    return make_cases(tmp_path_factory.mktemp("studies"))
+    """Scans with one lesion each, stored in several ways, in a folder of studies, which has some small ones too."""
+    folder = tmp_path_factory.mktemp("studies")
+    write_small(folder)
+    return make_cases(folder)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from adapters.datasets.phantom import phantom
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "data" / "soft_tissue_sarcoma" / "ct"
 CASES = ("STS_004", "STS_022", "STS_028")  # of the test section
+SMALL = tuple(f"small_{seed}" for seed in range(3))
 STORED = ("LPS", "RAS", "permuted", "rotated")
 
 
@@ -84,3 +85,10 @@ def make_cases(folder: Path) -> dict[str, Case]:
             case = Case(path, lesion, stored.affine, innermost(lesion, spacing))
             cases[case.name] = case
     return cases
+
+
+def write_small(folder: Path) -> None:
+    """Scans of few voxels."""
+    for seed, name in enumerate(SMALL):
+        image, _, affine = phantom(seed, (26, 28, 28), (8.0, 8.0, 8.0))
+        nib.save(nib.Nifti1Image(image.astype(np.int16), affine), folder / f"{name}.nii.gz")
