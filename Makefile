@@ -6,8 +6,10 @@ STAMP := $(VENV)/.installed
 DEMO ?= demo
 # of its own: the pages are built from the text of the docstrings, without torch
 DOCS_VENV := .venv-docs
+# of its own: MONAI Label needs older pydicom than others want
+LABEL_VENV := .venv-label
 
-.PHONY: demo test test-slow lint docs benchmark clean
+.PHONY: demo test test-slow lint docs benchmark label label-server test-label clean
 
 demo: $(DEMO)/report.html
 
@@ -24,6 +26,15 @@ lint: $(STAMP)
 
 docs: $(DOCS_VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
+
+label: $(LABEL_VENV)/.installed
+
+label-server: $(LABEL_VENV)/.installed
+	@test -n "$(STUDIES)" || { echo "say which folder holds the scans: make label-server STUDIES=DIR"; exit 2; }
+	$(LABEL_VENV)/bin/python -m adapters label_server --studies "$(STUDIES)" $(LABEL_OPTIONS)
+
+test-label: $(LABEL_VENV)/.installed
+	$(LABEL_VENV)/bin/python -m pytest tests/label
 
 benchmark: $(STAMP)
 	$(BIN)/python -m adapters benchmark
@@ -42,6 +53,11 @@ $(DOCS_VENV)/.installed: setup.cfg
 	$(PYTHON) -m venv $(DOCS_VENV)
 	$(PYTHON) -c 'import configparser as c; s = c.ConfigParser(); s.read("setup.cfg"); print(s["options.extras_require"]["docs"])' > $(DOCS_VENV)/docs.txt
 	$(DOCS_VENV)/bin/python -m pip install --quiet --requirement $(DOCS_VENV)/docs.txt
+	touch $@
+
+$(LABEL_VENV)/.installed: setup.cfg
+	$(PYTHON) -m venv $(LABEL_VENV)
+	$(LABEL_VENV)/bin/python -m pip install --quiet --editable ".[label]" "pytest>=8"
 	touch $@
 
 $(DEMO)/report.html: $(STAMP) $(shell find adapters bundles -name '*.py' -o -name '*.json' -o -name 'model.pt')

@@ -315,3 +315,30 @@ def package(name: str, output: str = "dist", bundles: str = "bundles", source: s
     from adapters.bundling.package import package as run
 
     return run(name, output, bundles=bundles, source=source or ZOO_URL)
+
+
+@verb
+def label_server(
+    studies: str,
+    bundles: str = "bundles",
+    names: str = "",
+    app: str = "label_app",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    scoring: str = "",
+) -> str:
+    """Starts MONAI Label's server with the bundles that have weights, for 3D Slicer and OHIF; see the how-to.
+
+    Args:
+        studies: Folder of scans, or the address of a DICOMweb server.
+        bundles: Folder of bundles.
+        names: Which of them, with commas between; all that have weights when left out.
+        app: The folder that MONAI Label's own app, its logs and links to the bundles are put into.
+        host: Address to listen on; there is no password, so others than 127.0.0.1 let anybody in.
+        port: Port to listen on.
+        scoring: The bundle that scores scans by its uncertainty, for active learning.
+    """
+    from adapters.label import serve
+
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    return serve(studies, bundles=bundles, names=wanted, app_folder=app, host=host, port=port, scoring=scoring)

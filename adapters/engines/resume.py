@@ -43,7 +43,8 @@ class Resume:
         folder: where the files are; made if it is not there.
         parts: what has ``state_dict`` and ``load_state_dict``: ``model`` (its weights are the best file's), optimiser,
             schedule.
-        validator: the evaluator whose key metric says what is best. None: the last weights are the best ones.
+        validator: the evaluator whose key metric says what is best. None, or an evaluator without a case (MONAI Label
+            gives none where few studies are labelled): the last weights are the best ones.
         best_file: name of the weights' file, a plain state dict on the CPU.
         last_file: name of the state's file.
         seed: where chance starts from.
@@ -62,7 +63,7 @@ class Resume:
         *,
         validator: Evaluator | None = None,
         best_file: str = "model.pt",
-        last_file: str = "last.pt",
+        last_file: str = "last.ckpt",
         seed: int = 0,
         reseeded: Sequence[Any] = (),
         resume: bool = True,
@@ -72,6 +73,9 @@ class Resume:
         self.best_path = Path(folder) / best_file
         self.last_path = Path(folder) / last_file
         self.parts = dict(parts)
+        if validator is not None and validator.state.epoch_length == 0:
+            logger.warning("there is no case to validate on: the last weights are kept as the best ones")
+            validator = None
         self.validator = validator
         self.seed = seed
         self.reseeded = reseeded

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.data.utils import compute_importance_map
 from monai.inferers import Inferer
 from scipy import ndimage
 from torch import nn
 
+from adapters.answers import answering
 from adapters.inferers.automatic import AutomaticInferer, infer_resampled
 from adapters.inferers.geometry import Grid, Window
 from adapters.inferers.inputs import (
@@ -34,6 +36,7 @@ logger = logging.getLogger(__name__)
 BACKGROUND_LOGITS = (10.0, -10.0)
 """Logits of background and lesion where no crop was predicted."""
 
+_OPTIONS = frozenset({"threshold", "grow", "max_crops", "reach"})
 _FACE_DEPTH = 2  # voxels: a mask this near to the face of its crop touches it
 _MIN_CONTACT = 4  # voxels of contact with a face; fewer are noise
 _COMFORT = 1 / 8  # of the crop: a kept crop serves a click that is at least this far from its faces
@@ -96,6 +99,9 @@ class ClickInferer(Inferer):
     The embedding of a crop is kept for the next click, where the network is in ``eval()`` and gradients are off: it
     depends on the crop's content and the weights, and is dropped when one of them changes. It belongs to the network
     and so outlives the inferer. Networks without ``encode`` and ``decode`` are called as a whole each time.
+
+    A request's own options (`adapters.transforms.RequestOptionsd`: ``threshold``, ``grow``, ``max_crops``, ``reach``)
+    come before the arguments of the same name, for that request.
 
     Negative clicks count for the crop's position only as long as all clicks fit into one crop, or if there are no
     positive ones; else they serve the crops they lie in.
@@ -172,6 +178,18 @@ class ClickInferer(Inferer):
         """Whether it works as the publication's evaluation does: one crop, no growth."""
         return self.max_crops == 1 and not self.grow
 
+    def _with_options(self, inputs: torch.Tensor) -> ClickInferer:
+        """This inferer with the options of the request in place of its own; itself if there are none."""
+        given = inputs.meta.get("options") if isinstance(inputs, MetaTensor) else None
+        if not given:
+            return self
+        options = {name: np.asarray(value).reshape(-1)[0].item() for name, value in given.items()}
+        if unknown := options.keys() - _OPTIONS:
+            raise ValueError(f"option {unknown.pop()!r} is unknown, expected one of {', '.join(sorted(_OPTIONS))}")
+        own = {"automatic": self.automatic, "cache_size": self.cache_size, "pad_value": self.pad_value}
+        own |= {name: getattr(self, name) for name in _OPTIONS}
+        return ClickInferer(self.crop_size, self.spacing, keep_inside=self.keep_inside, **(own | options))
+
     @staticmethod
     def forget(network: nn.Module) -> None:
         """Drop all that is kept for a network: embeddings, and which crops the last requests used."""
@@ -208,8 +226,21 @@ class ClickInferer(Inferer):
 
         Raises:
             ValueError: inputs, clicks, labels or mask of a wrong shape, a click outside the image, no click where
-                there is no ``automatic``, a singular affine, or logits of a wrong shape.
+                there is no ``automatic``, a singular affine, logits of a wrong shape, or a bad option.
         """
+        with answering():
+            return self._with_options(inputs)._infer(inputs, network, clicks, labels, mask, args, kwargs)
+
+    def _infer(
+        self,
+        inputs: torch.Tensor,
+        network: Callable[..., Any],
+        clicks: Any,
+        labels: Any,
+        mask: torch.Tensor | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> torch.Tensor:
         scans = check_scan(inputs)
         if mask is not None:
             if mask.shape != inputs.shape:

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from adapters.answers import answering
 from adapters.networks.image_encoder import ImageEncoder3D
 from adapters.networks.mask_decoder import AggregationDecoder
 from adapters.networks.prompt_head import PointSamplerHead
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 CUSTOM = "custom"  # the name of every network whose sizes are those of no variant
 
+_SHOWN = 5  # names of a wrong state dict in the message
 _METADATA_KEY = "sam_adapter3d"
 _UNTRAINED_KEY = "untrained"
 _SETTINGS = ("window_size", "prompt_heads", "enlargement", "crop_size")  # what the shapes of most tensors do not show
@@ -221,11 +223,18 @@ def _write(module: nn.Module, _state: Mapping[str, Tensor], _prefix: str, local_
     local_metadata[_METADATA_KEY] = identity(module)
 
 
+@answering()
 def _check(
-    module: nn.Module, _state: Mapping[str, Tensor], _prefix: str, local_metadata: dict[str, Any], *_: Any
+    module: nn.Module, state: Mapping[str, Tensor], prefix: str, local_metadata: dict[str, Any], *_: Any
 ) -> None:
     if _METADATA_KEY in local_metadata:
         check_identity(local_metadata[_METADATA_KEY], identity(module))
+    elif not any(prefix + name in state for name, _ in module.named_parameters()):
+        # MONAI Label loads non-strictly, and would go on with random weights
+        raise ValueError(
+            f"the state dict holds {', '.join(list(state)[:_SHOWN]) or 'nothing'}, none of the network's weights: take "
+            "a file with a plain state dict, such as models/model.pt."
+        )
     if _UNTRAINED_KEY in local_metadata:
         logger.warning("these weights are UNTRAINED (%s): masks mean nothing yet.", local_metadata[_UNTRAINED_KEY])
 

@@ -41,6 +41,11 @@ class SAMAdapter3D(nn.Module):
         prompt_head: deepest level, clicks, labels, crop shape to the prompted level (`PointSamplerHead`).
         mask_decoder: has ``context(levels, image)`` and turns context and prompted level into logits
             (`AggregationDecoder`).
+        dropout: share of the channels that the decoder leaves out in training, in place of its own. MONAI Label sets
+            it in ``network_def`` and scores scans by how much the masks of several passes differ.
+
+    Raises:
+        ValueError: `dropout` is not at least 0 and below 1, or the decoder has none.
 
     Example:
         >>> network = build_sam_adapter3d("tiny", crop_size=32)
@@ -50,8 +55,22 @@ class SAMAdapter3D(nn.Module):
         torch.Size([1, 2, 32, 32, 32])
     """
 
-    def __init__(self, image_encoder: nn.Module, prompt_head: nn.Module, mask_decoder: nn.Module) -> None:
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        prompt_head: nn.Module,
+        mask_decoder: nn.Module,
+        dropout: float | None = None,
+    ) -> None:
         super().__init__()
+        if dropout is not None:
+            layer = getattr(mask_decoder, "dropout", None)
+            if not 0 <= dropout < 1 or not isinstance(layer, nn.Dropout3d):
+                raise ValueError(
+                    f"dropout={dropout}: expected a share of at least 0 and below 1, and a decoder with a layer "
+                    "`dropout` (torch.nn.Dropout3d)."
+                )
+            layer.p = dropout
         self.image_encoder = image_encoder
         self.prompt_head = prompt_head
         self.mask_decoder = mask_decoder

@@ -2,14 +2,22 @@
 
 from .clicks import RequestToClicksd, SimulateClicksd
 from .datalist import load_datalist, load_requests
+from .mask import LesionMaskd, LesionProbabilityd, ThresholdLesiond
+from .options import RequestOptionsd
+from .remember import RememberedScand
 from .scan import CheckScand, LoadScand, SafeSpacingd
 
 __all__ = [
     "CheckScand",
+    "LesionMaskd",
+    "LesionProbabilityd",
     "LoadScand",
+    "RememberedScand",
+    "RequestOptionsd",
     "RequestToClicksd",
     "SafeSpacingd",
     "SimulateClicksd",
+    "ThresholdLesiond",
     "load_datalist",
     "load_requests",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
 
+from adapters.answers import answering
 from adapters.clicks import ClickPolicy, Clicks, check_points, click_policy
 
 # A click on the stored grid may miss the resampled one by the rounding of its size; more means a crop cut it away.
@@ -44,14 +46,15 @@ class RequestToClicksd(MapTransform):
 
     Args:
         keys: keys of the scans (MetaTensors (C, D, H, W), loaded by LoadScand).
-        label_names: names of the lesion under which deepedit requests keep its clicks. The request's own ``label``,
-            where it is a string, counts as one too.
+        label_names: names of the lesion, under which deepedit requests keep its clicks. A request's own ``label``,
+            where it is a string, must be one of them, or one of several such as "tumor 2". Empty: the request's
+            ``label`` is taken as the name.
         required: refuse a request without a click.
 
     Raises:
         ValueError: (when called) clicks that are not (N, 3), not finite or outside the stored image, labels of
-            another length or value, two forms at once, no click though ``required``, a click that a crop has cut
-            away, an image that was not loaded from a file.
+            another length or value, two forms at once, another ``label``, no click though ``required``, a click
+            that a crop has cut away, an image that was not loaded from a file.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class RequestToClicksd(MapTransform):
         self.label_names = (label_names,) if isinstance(label_names, str) else tuple(label_names)
         self.required = required
 
+    @answering()
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the request's clicks into the meta of each scan; see the class."""
         d = dict(data)
@@ -80,9 +84,19 @@ class RequestToClicksd(MapTransform):
 
     def _read(self, d: Mapping[Hashable, Any]) -> tuple[np.ndarray, np.ndarray]:
         names = [*self.label_names, "foreground"]
-        if isinstance(d.get("label"), str):
-            names.append(d["label"])
-        named = [name for name in dict.fromkeys([*names, "background"]) if _is_given(d.get(name))]
+        label = d.get("label")
+        if isinstance(label, str) and label:
+            if self.label_names and not any(_is_one_of(label, name) for name in self.label_names):
+                raise ValueError(
+                    f"the request's label is {label!r}, expected {' or '.join(map(repr, self.label_names))} (or one of "
+                    f"several, such as '{self.label_names[0]} 2'): this bundle segments nothing else"
+                )
+            names.append(label)
+        names = list(dict.fromkeys([*names, "background"]))
+        for name in (*names, "points", "point_labels"):
+            if isinstance(d.get(name), (str, int, float)):
+                raise ValueError(f"the request's {name!r} is {d[name]!r}, expected a list, one entry for each click")
+        named = [name for name in names if _is_given(d.get(name))]
         if _is_given(d.get("points")) or _is_given(d.get("point_labels")):
             if named:
                 raise ValueError(f"the request has clicks under points and under {', '.join(named)}; give one of them")
@@ -122,6 +136,11 @@ class RequestToClicksd(MapTransform):
         return _write(image, nearest, labels)
 
 
+def _is_one_of(label: str, name: str) -> bool:
+    """Whether a label is that name, or the name with a number or a word behind it; small or capital letters."""
+    return re.match(rf"{re.escape(name)}(?![^\W\d_])", label.strip(), re.IGNORECASE) is not None
+
+
 def _is_given(value: Any) -> bool:
     """True for a list or array with something in it; names such as ``label`` may also hold a string or an image."""
     return isinstance(value, (list, tuple, np.ndarray, torch.Tensor)) and len(value) > 0
@@ -136,7 +155,7 @@ class SimulateClicksd(Randomizable, MapTransform):
         keys: keys of the scans (MetaTensors (C, D, H, W)).
         label_key: key of the label (1, D, H, W) on the same grid.
         policy: name of the user (:data:`adapters.clicks.USERS`), or a :class:`adapters.clicks.ClickPolicy`.
-        num: number of clicks, 0 for none; or the key under which a case holds its number.
+        num: number of clicks, 0 for none; or the key under which a case holds its number, 1 where it has no such key.
         label_value: value of the lesion in the label; None: all but 0.
         seed: with a number a case gets the same clicks each time, whatever the order of cases or the number of
             workers (they depend on the seed and the name of the label's file). None: new clicks each time, from the
@@ -181,7 +200,7 @@ class SimulateClicksd(Randomizable, MapTransform):
             raise ValueError(f"{self.label_key!r} is not a label (1, D, H, W); load it, channel first")
         lesion = np.asarray(label[0].detach().cpu())
         lesion = lesion != 0 if self.label_value is None else lesion == self.label_value
-        num = d.get(self.num) if isinstance(self.num, str) else self.num
+        num = d.get(self.num, 1) if isinstance(self.num, str) else self.num
         if not isinstance(num, int) or num < 0:
             raise ValueError(f"the number of clicks ({self.num!r}) is {num!r}, expected a whole number of at least 0")
         if num == 0:

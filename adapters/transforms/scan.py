@@ -19,6 +19,7 @@ from monai.transforms import EnsureChannelFirst, LoadImaged, MapTransform, Spaci
 from monai.transforms.io.array import switch_endianness
 from monai.utils import ImageMetaKey
 
+from adapters.answers import answering
 from adapters.clicks import check_affine
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class LoadScand(LoadImaged):
         self._nifti = NibabelReader()
         self._itk = _SeriesReader(series_name=series_name)
 
+    @answering()
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
         """Load each scan; ``reader`` (a MONAI image reader) takes the place of our choice."""
         d = dict(data)
@@ -93,6 +95,10 @@ class LoadScand(LoadImaged):
             name = d[key]
             if isinstance(name, (list, tuple)) and len(name) == 1:
                 name = name[0]
+            if (
+                isinstance(name, str) and not name
+            ):  # MONAI Label's word for an image that it does not know; as a path it is this folder
+                raise FileNotFoundError(f"there is no {key} of this name: ask for one that is among the studies")
             if not isinstance(name, (str, PathLike)):
                 raise ValueError(f"{key!r} is {name!r}, expected the path of one scan (a file, or a folder of DICOM)")
             path = Path(name).expanduser()
@@ -101,14 +107,16 @@ class LoadScand(LoadImaged):
             own = self._nifti if str(path).lower().endswith(NIFTI) else self._itk
             try:
                 if own is self._nifti and reader is None:
-                    d[key] = self._load_nifti(str(path))
+                    loaded = self._load_nifti(str(path))
                 else:
-                    d[key] = self._loader(str(path), reader or own)
+                    loaded = self._loader(str(path), reader or own)
             except Exception as err:  # the libraries raise anything from EOFError to RuntimeError
                 raise ValueError(
                     f"{key!r}: {str(path)!r} cannot be read, expected a NIfTI, NRRD or MHA file that is not truncated, "
                     f"or a folder with one DICOM series: {_reason(err)}"
                 ) from err
+            # MONAI Label has the loader give the metadata a second time
+            d[key] = loaded[0] if isinstance(loaded, tuple) else loaded
             if own is self._nifti:  # before MONAI puts another one in the place of a singular affine
                 header: Any = nib.load(path)
                 check_affine(header.affine, name=f"the affine of {_name(d[key], str(key))}")
@@ -157,6 +165,7 @@ class CheckScand(MapTransform):
         self.label_key = label_key
         self.label_values = () if label_value is None else tuple(np.atleast_1d(label_value).tolist())
 
+    @answering()
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Check each scan, and the label if there is one; return the data as they came."""
         d = dict(data)

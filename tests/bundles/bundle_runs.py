@@ -102,7 +102,7 @@ def told(error: BaseException) -> str:
 
 def killed_after_an_epoch(bundle: Path, options: dict[str, Any]) -> dict[str, Any]:
     """Start a training as typed, kill it (-9) as soon as the state of its first epoch stands, and return that state."""
-    last = Path(options["ckpt_dir"]) / "last.pt"
+    last = Path(options["ckpt_dir"]) / "last.ckpt"
     words = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", *configs(bundle, "train")]
     for key, value in {"bundle_root": str(bundle), **options}.items():
         words += [f"--{key}", str(value)]
@@ -122,7 +122,7 @@ def killed_after_an_epoch(bundle: Path, options: dict[str, Any]) -> dict[str, An
 
 def last_state(folder: Path) -> dict[str, Any]:
     """The last state; the one before it if the process was killed between the two moves of files."""
-    path = folder / "last.pt" if (folder / "last.pt").exists() else folder / "last.previous.pt"
+    path = folder / "last.ckpt" if (folder / "last.ckpt").exists() else folder / "last.previous.ckpt"
     return torch.load(path, weights_only=True)
 
 

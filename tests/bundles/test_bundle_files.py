@@ -161,10 +161,12 @@ def test_preprocessing_and_inferer_agree() -> None:
         return {t["_target_"]: {k: v for k, v in t.items() if k not in {"_target_", "keys"}} for t in transforms}
 
     for_training = steps(train["preprocessing_transforms"])
-    for_inference = steps(inference["preprocessing"]["transforms"])
+    for_inference = steps(inference["preprocessing"]["transforms"][0]["transforms"])
     for name in ("Orientationd", "ScaleIntensityRanged"):
         assert for_training[name] == for_inference[name]
-    assert train["validate"]["inferer"] == inference["inferer"]
+    options = {name: f"@{name}" for name in ("threshold", "grow", "max_crops")}
+    assert train["validate"]["inferer"] | options == inference["inferer"]
+    assert inference["displayable_configs"] == options | {"reach": "@reach"}
     formats = read("metadata")["network_data_format"]
     scale = for_inference["ScaleIntensityRanged"]
     assert formats["inputs"]["image"]["value_range"] == [scale["b_min"], scale["b_max"]]

@@ -249,7 +249,7 @@ def _another_variant(path: Path) -> str:
 
 def _another_network(path: Path) -> str:
     save_oracle(path)
-    return "Missing key(s) in state_dict"
+    return "none of the network's weights: take a file with a plain state dict"
 
 
 def _no_file(path: Path) -> str:

@@ -44,10 +44,10 @@ def counted(rows: list[dict[str, str]], case: str) -> list[tuple[str, int, int]]
 
 def test_training_as_typed_writes_weights(trained: Trained) -> None:
     models = trained.bundle / "models"
-    assert {path.name for path in models.iterdir()} == {"model.pt", "last.pt", "last.previous.pt"}
+    assert {path.name for path in models.iterdir()} == {"model.pt", "last.ckpt", "last.previous.ckpt"}
     assert "train_loss" in trained.process.stdout
     assert list((trained.bundle / "eval").glob("events.out.tfevents*"))
-    last = torch.load(models / "last.pt", weights_only=True)
+    last = torch.load(models / "last.ckpt", weights_only=True)
     assert (last["epoch"], last["finished"]) == (2, True)
     assert set(last["parts"]) == {"model", "optimizer", "schedule"}
 

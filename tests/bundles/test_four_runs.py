@@ -70,7 +70,7 @@ def test_training_tunes_what_the_published_one_tunes(run: Run, name: str) -> Non
     state = run.weights(name)
     network = build_sam_adapter3d("tiny", CROPS[name], enlargement=4 if name == "train" else 2)
     network.load_state_dict(state, strict=True)
-    last = torch.load(run.folder / "models" / f"{WEIGHTS[name].replace('model', 'last')}.pt", weights_only=True)
+    last = torch.load(run.folder / "models" / f"{WEIGHTS[name].replace('model', 'last')}.ckpt", weights_only=True)
     assert (last["finished"], last["epoch"], last["best_epoch"]) == (True, 1, 1)
     moments = last["parts"]["optimizer"]["state"]
     assert moments
@@ -172,7 +172,7 @@ def test_tracking_by_mlflow(colon: Run, tmp_path: Path) -> None:
 def test_early_stop(colon: Run, tmp_path: Path) -> None:
     """With a learning rate of 0 no epoch is better than the first by more than chance of its crops."""
     colon.go(["train"], max_epochs=30, learning_rate=0.0, early_stopping=1, ckpt_dir=str(tmp_path))
-    assert torch.load(tmp_path / "last.pt", weights_only=True)["epoch"] < 30
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] < 30
 
 
 def test_training_needs_sams_weights(colon: Run, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_two_processes_train_as_one_does(task: str, tmp_path: Path) -> None:
     in_two(run, "training", ["train", "multi_gpu_train"], options)
     alone.go(["train"], **options, batch_size=2)
 
-    two, one = (torch.load(r.folder / "models" / "last.pt", weights_only=True) for r in (run, alone))
+    two, one = (torch.load(r.folder / "models" / "last.ckpt", weights_only=True) for r in (run, alone))
     assert (two["epoch"], two["finished"]) == (1, True)
     gradients = [last["parts"]["optimizer"]["state"] for last in (two, one)]
     assert gradients[0].keys() == gradients[1].keys()

@@ -171,7 +171,7 @@ def test_one_training_step_from_the_converted_checkpoint(run: Run, weights: Weig
     run.go("training", ["train"], max_epochs=1, pretrained=start, ckpt_dir=str(run.bundle / "trained"))
     before = torch.load(start, weights_only=True, mmap=True)
     after = torch.load(run.bundle / "trained" / "model.pt", weights_only=True, mmap=True)
-    last = torch.load(run.bundle / "trained" / "last.pt", weights_only=True, mmap=True)
+    last = torch.load(run.bundle / "trained" / "last.ckpt", weights_only=True, mmap=True)
     assert (last["finished"], last["epoch"]) == (True, 1)
     assert list(after) == list(before)
 

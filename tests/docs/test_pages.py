@@ -148,7 +148,7 @@ def new_bundle(names: dict[str, Any], printed: str) -> None:
 
 
 def train(names: dict[str, Any], printed: str) -> None:
-    state = torch.load("runs/colon/models/last.pt", weights_only=True)
+    state = torch.load("runs/colon/models/last.ckpt", weights_only=True)
     assert (state["finished"], state["epoch"]) == (True, 1)
     build_sam_adapter3d("tiny", 16).load_state_dict(torch.load("runs/colon/models/model.pt", weights_only=True))
 

@@ -90,7 +90,7 @@ def interrupt(trainer: SupervisedTrainer) -> None:
         trainer.run()
 
 
-def state(folder: Path, name: str = "last.pt") -> dict[str, Any]:
+def state(folder: Path, name: str = "last.ckpt") -> dict[str, Any]:
     return torch.load(folder / name, weights_only=True)
 
 
@@ -139,15 +139,15 @@ def test_resume_may_be_refused(tmp_path: Path) -> None:
 
 def test_a_half_written_state_gives_way_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     interrupt(made(tmp_path, 4, stop_in=4))
-    whole = (tmp_path / "last.pt").read_bytes()
-    (tmp_path / "last.pt").write_bytes(whole[: len(whole) // 2])
+    whole = (tmp_path / "last.ckpt").read_bytes()
+    (tmp_path / "last.ckpt").write_bytes(whole[: len(whole) // 2])
     trainer = made(tmp_path, 4)
     epochs: list[int] = []
     trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: epochs.append(engine.state.epoch))
     with caplog.at_level("INFO", logger="adapters"):
         trainer.run()
     assert epochs == [3, 4]
-    assert "last.pt cannot be read" in caplog.text
+    assert "last.ckpt cannot be read" in caplog.text
     assert "goes on after epoch 2 of 4" in caplog.text
 
 
@@ -155,8 +155,8 @@ def test_states_that_are_refused(tmp_path: Path) -> None:
     interrupt(made(tmp_path, 3, stop_in=2))
     with pytest.raises(ValueError, match="of an unfinished run that does not fit this one"):
         made(tmp_path, 3, width=2).run()
-    (tmp_path / "last.pt").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"last\.pt cannot be read .* choose another folder"):
+    (tmp_path / "last.ckpt").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"last\.ckpt cannot be read .* choose another folder"):
         made(tmp_path, 3).run()
     with pytest.raises(ValueError, match="parts are optimizer: expected one named 'model'"):
         Resume(tmp_path, {"optimizer": None})
@@ -164,7 +164,7 @@ def test_states_that_are_refused(tmp_path: Path) -> None:
 
 def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt(made(tmp_path, 3, stop_in=2))
-    before = (tmp_path / "last.pt").read_bytes()
+    before = (tmp_path / "last.ckpt").read_bytes()
 
     def full(_: Any, file: Any) -> None:
         file.write(b"half")
@@ -173,8 +173,8 @@ def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monke
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="no space left"):
         made(tmp_path, 3).run()
-    assert (tmp_path / "last.pt").read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} == {"model.pt", "last.pt"}
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"model.pt", "last.ckpt"}
 
 
 def test_early_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -196,3 +196,19 @@ def test_progress_says_epoch_loss_and_time(tmp_path: Path, caplog: pytest.LogCap
     with caplog.at_level("INFO", logger="adapters"):
         trainer.run()
     assert f"epoch 1 of 2: loss {sum(losses[:3]) / 3:.4f}, 0 min left" in caplog.text
+
+
+def test_without_a_case_to_validate_on_the_last_weights_are_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = torch.nn.Linear(1, 1)
+    validator = SupervisedEvaluator(torch.device("cpu"), [], network)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    trainer = SupervisedTrainer(
+        torch.device("cpu"), 2, DATA, network, optimizer, torch.nn.MSELoss(),
+        train_handlers=[Resume(tmp_path, {"model": network}, validator=validator)],
+    )  # fmt: skip
+    assert "there is no case to validate on" in caplog.text
+    trainer.run()
+    assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)["weight"], network.weight)
+    assert state(tmp_path)["best_epoch"] == 2

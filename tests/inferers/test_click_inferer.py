@@ -565,3 +565,37 @@ def test_bad_input(arguments, message):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         ClickInferer(**{"crop_size": 8, **arguments})
+
+
+class TestOptions:
+    """A request's own options come before the inferer's, for that request."""
+
+    def scan(self, **options) -> MetaTensor:
+        ball = ellipsoid((20, 20, 60), (10, 10, 30), (6.0, 6.0, 24.0))
+        meta = {"clicks": np.array([[10.0, 10.0, 30.0]]), "click_labels": np.array([1])}
+        return MetaTensor(ball, meta=meta | ({"options": options} if options else {}))
+
+    def test_the_same_as_arguments(self, network):
+        inferer = ClickInferer(20, max_crops=4)
+        whole = as_mask(inferer(self.scan(), network))
+        alone = as_mask(inferer(self.scan(grow=False, max_crops=1), network))
+        assert torch.equal(alone, as_mask(ClickInferer(20, **PUBLISHED)(self.scan(), network)))
+        assert alone.sum() < whole.sum()
+        assert torch.equal(as_mask(inferer(self.scan(), network)), whole)
+
+    def test_as_a_loader_gives_them(self, network):
+        batch = list_data_collate([{"image": self.scan(grow=False, max_crops=1, threshold=0.5)[0]}])["image"]
+        expected = ClickInferer(20, **PUBLISHED)(self.scan(), network)
+        assert torch.equal(as_mask(ClickInferer(20)(batch, network)), as_mask(expected))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"threshold": 1.5}, "threshold is 1.5: expected a probability"),
+            ({"max_crops": 0}, "max_crops is 0"),
+            ({"spacing": 2.0}, "option 'spacing' is unknown, expected one of grow, max_crops, reach, threshold"),
+        ],
+    )
+    def test_bad_options(self, options, message, network):
+        with pytest.raises(ValueError, match=message):
+            ClickInferer(20)(self.scan(**options), network)

@@ -679,3 +679,25 @@ def test_bfloat16_autocast_works_throughout(corrected: SAMAdapter3D, image: Tens
     with torch.set_grad_enabled(grad), torch.autocast("cpu", dtype=torch.bfloat16):
         logits = corrected(image, clicks, labels, mask)
     assert relative_error(logits.float(), reference) < 0.1
+
+
+def test_dropout_in_place_of_the_decoders_own() -> None:
+    """MONAI Label sets it in ``network_def`` for its scores."""
+    parts = build_sam_adapter3d(SMALL, CROP, mask_decoder={"dropout": 0.3})
+    assert SAMAdapter3D(parts.image_encoder, parts.prompt_head, parts.mask_decoder).mask_decoder.dropout.p == 0.3
+    network = SAMAdapter3D(parts.image_encoder, parts.prompt_head, parts.mask_decoder, dropout=0.6)
+    assert network.mask_decoder.dropout.p == 0.6
+    with pytest.raises(ValueError, match=r"dropout=1\.0: expected a share of at least 0 and below 1"):
+        SAMAdapter3D(parts.image_encoder, parts.prompt_head, parts.mask_decoder, dropout=1.0)
+    with pytest.raises(ValueError, match="and a decoder with a layer `dropout`"):
+        SAMAdapter3D(parts.image_encoder, parts.prompt_head, torch.nn.Identity(), dropout=0.2)
+
+
+@pytest.mark.parametrize("state", [{}, {"epoch": torch.ones(1), "parts": torch.ones(1)}])
+def test_weights_of_no_part_are_refused_however_they_are_loaded(state: dict[str, Tensor]) -> None:
+    network = build_sam_adapter3d(SMALL, CROP)
+    with pytest.raises(ValueError, match="none of the network's weights: take a file with a plain state dict"):
+        network.load_state_dict(state, strict=False)
+    part = {"mask_decoder.classify.weight": torch.zeros_like(network.mask_decoder.classify.weight)}
+    network.load_state_dict(part, strict=False)
+    assert not network.mask_decoder.classify.weight.any()

@@ -168,11 +168,11 @@ FORMS = {
     "points": ({"points": [[1, 2, 3], [4, 5, 6]], "point_labels": [1, 0]}, [1, 0]),
     "arrays": ({"points": np.array([[1, 2, 3], [4, 5, 6]]), "point_labels": torch.tensor([1, 0])}, [1, 0]),
     "padding": ({"points": [[1, 2, 3], [4, 5, 6]], "point_labels": [1, -1]}, [1, -1]),
-    "deepgrow": ({"foreground": [[1, 2, 3]], "background": [[4, 5, 6]], "label": "tumour"}, [1, 0]),
+    "deepgrow": ({"foreground": [[1, 2, 3]], "background": [[4, 5, 6]], "label": "sarcoma"}, [1, 0]),
     "foreground only": ({"foreground": [[1, 2, 3], [4, 5, 6]], "background": []}, [1, 1]),
     "background only": ({"background": [[1, 2, 3], [4, 5, 6]]}, [0, 0]),
     "deepedit": ({"sarcoma": [[1, 2, 3]], "background": [[4, 5, 6]]}, [1, 0]),
-    "the request's label": ({"tumour": [[1, 2, 3]], "background": [[4, 5, 6]], "label": "tumour"}, [1, 0]),
+    "the request's label": ({"Sarcoma 2": [[1, 2, 3]], "background": [[4, 5, 6]], "label": "Sarcoma 2"}, [1, 0]),
     "beside other keys": ({"foreground": [[1, 2, 3], [4, 5, 6]], "points": [], "point_labels": []}, [1, 1]),
 }
 
@@ -228,6 +228,16 @@ def test_a_click_at_the_edge_stays_on_a_resampled_grid() -> None:
         ({"points": [[1, 2, 3]], "point_labels": [3]}, "label 3 of click 0"),
         ({"points": [[1, 2, 3]]}, "the request has no 'point_labels', expected points and point_labels together"),
         ({"point_labels": [1]}, "the request has no 'points'"),
+        (
+            {"foreground": [[1, 2, 3]], "label": "liver"},
+            "the request's label is 'liver', expected 'sarcoma' .or one of",
+        ),
+        ({"foreground": [[1, 2, 3]], "label": "sarcomatosis"}, "the request's label is 'sarcomatosis', expected"),
+        ({"foreground": "1, 2, 3"}, "the request's 'foreground' is '1, 2, 3', expected a list, one entry for each"),
+        (
+            {"foreground": [["a", "b", "c"]]},
+            r"request, 'foreground': points are \[\['a', 'b', 'c'\]\], expected a list",
+        ),
         ({"points": [[1, 2]], "point_labels": [1]}, r"points have shape \(1, 2\)"),
         ({"foreground": [1, 2, 3]}, r"request, 'foreground': points have shape \(3,\)"),
         ({"points": [[1, 2, float("nan")]], "point_labels": [1]}, "expected finite coordinates"),
@@ -239,7 +249,7 @@ def test_a_click_at_the_edge_stays_on_a_resampled_grid() -> None:
 )
 def test_bad_requests(keys: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RequestToClicksd("image")(loaded(**keys))
+        RequestToClicksd("image", label_names="sarcoma")(loaded(**keys))
 
 
 def test_a_click_that_a_crop_has_cut_away() -> None:
@@ -295,6 +305,11 @@ def test_simulated_clicks_lie_on_the_label(policy: str) -> None:
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_a_case_says_how_many_clicks_it_gets(count: int) -> None:
     assert clicks_of({**case(), "num_clicks": count}, num="num_clicks").shape == (count, 3)
+
+
+def test_a_case_that_does_not_say_gets_one_click() -> None:
+    """As the studies that a client of MONAI Label has labelled."""
+    assert clicks_of(case(), num="num_clicks").shape == (1, 3)
 
 
 @pytest.mark.parametrize("count", [None, -1, "3"])

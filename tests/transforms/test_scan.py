@@ -235,3 +235,18 @@ def test_the_file_is_not_touched(array: np.ndarray, tmp_path: Path) -> None:
     copy = shutil.copy(path, tmp_path / "copy.nii")
     LoadScand("image")({"image": path})["image"].zero_()
     assert path.read_bytes() == Path(copy).read_bytes()
+
+
+def test_a_loader_that_gives_the_metadata_a_second_time(tmp_path: Path) -> None:
+    """As MONAI Label sets every `LoadImaged`."""
+    path = write_nifti(tmp_path / "scan.nii.gz", np.arange(24).reshape(2, 3, 4).astype(np.int16), AFFINE)
+    load = LoadScand("image")
+    load._loader.image_only = False
+    image = load({"image": str(path)})["image"]
+    assert isinstance(image, MetaTensor)
+    np.testing.assert_allclose(image.affine, AFFINE)
+
+
+def test_no_name_is_not_this_folder() -> None:
+    with pytest.raises(FileNotFoundError, match="there is no image of this name"):
+        LoadScand("image")({"image": ""})

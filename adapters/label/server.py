@@ -1,0 +1,165 @@
+"""The stock server: MONAI Label's own app ``monaibundle``, unchanged, with links to the bundles in its model folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["APP", "arrange", "command", "find_bundles", "serve"]
+
+logger = logging.getLogger(__name__)
+
+APP = "monaibundle"
+"""The app of MONAI Label that serves MONAI bundles."""
+
+_OFF_THE_NETWORK = ("zoo_source", "ngc"), ("sam2", "false")  # else it asks the Model Zoo, and loads another network
+
+
+def find_bundles(folder: str | os.PathLike, names: Sequence[str] = ()) -> list[Path]:
+    """The bundles of a folder that a server can serve; those without weights are named in the log and left out.
+
+    Args:
+        folder: holds a folder for each bundle.
+        names: which; empty: all.
+
+    Returns:
+        Folders with ``configs/inference.json`` and ``models/model.pt``.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: a name is none of a bundle there, or no bundle is left.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder of bundles {str(root)!r}: name it with --bundles")
+    there = {path.parents[1].name: path.parents[1] for path in sorted(root.glob("*/configs/inference.json"))}
+    if unknown := [name for name in names if name not in there]:
+        raise ValueError(f"{unknown[0]!r} is no bundle of {str(root)!r}, expected one of {', '.join(there) or 'none'}")
+    bundles = []
+    for bundle in (there[name] for name in (names or there)):
+        if (bundle / "models" / "model.pt").is_file():
+            bundles.append(bundle.resolve())
+        else:
+            logger.warning(
+                "%s is left out: it has no weights (models/model.pt) yet; train it, convert the authors' weights, or "
+                "start from SAM's: python -m adapters init %s",
+                bundle.name,
+                bundle.name,
+            )
+    if not bundles:
+        raise ValueError(f"no bundle of {str(root)!r} has weights (models/model.pt): there is nothing to serve")
+    return bundles
+
+
+def arrange(app_folder: str | os.PathLike, bundles: Sequence[Path]) -> Path:
+    """Put MONAI Label's app into a folder, where it is not there yet, and link the bundles into it.
+
+    A training through the server writes into the linked bundle, as any training of a bundle does.
+
+    Args:
+        app_folder: the folder that holds the app's; made if it is not there.
+        bundles: what `find_bundles` gives.
+
+    Returns:
+        The app's folder.
+
+    Raises:
+        ValueError: MONAI Label could not copy its app, or something that is no link has a bundle's name there.
+    """
+    app = Path(app_folder).expanduser().resolve() / APP
+    if not (app / "main.py").is_file():
+        words = [sys.executable, "-m", "monailabel.main", "apps", "--download", "--name", APP]
+        done = subprocess.run(
+            [*words, "--output", str(app.parent)],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        if done.returncode or not (app / "main.py").is_file():
+            raise ValueError(f"MONAI Label has not copied its app to {str(app)!r}: {done.stdout.strip()[-500:]}")
+    models = app / "model"
+    models.mkdir(exist_ok=True)
+    for old in models.iterdir():
+        if old.is_symlink():
+            old.unlink()
+    for bundle in bundles:
+        link = models / bundle.name
+        if link.exists():
+            raise ValueError(f"{str(link)!r} is no link to a bundle and was left as it is: move it away")
+        link.symlink_to(bundle, target_is_directory=True)
+    return app
+
+
+def command(app: Path, studies: str, bundles: Sequence[Path], *, host: str, port: int, scoring: str = "") -> list[str]:
+    """The command line that starts the stock server, off the network.
+
+    Args:
+        app: the app's folder, with the bundles in it.
+        studies: folder of scans, or the address of a DICOMweb server.
+        bundles: what to serve.
+        host: address to listen on.
+        port: port to listen on.
+        scoring: name of the bundle whose uncertainty scores unlabelled scans; empty: no scoring.
+    """
+    conf = [("models", ",".join(bundle.name for bundle in bundles)), *_OFF_THE_NETWORK]
+    if scoring:
+        conf.append(("epistemic_model", scoring))
+    words = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies]
+    return [*words, "--host", host, "--port", str(port), *(word for pair in conf for word in ("--conf", *pair))]
+
+
+def serve(
+    studies: str,
+    *,
+    bundles: str | os.PathLike = "bundles",
+    names: Sequence[str] = (),
+    app_folder: str | os.PathLike = "label_app",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    scoring: str = "",
+) -> str:
+    """Start the server and stay until it ends.
+
+    Args:
+        studies: folder of scans, or the address of a DICOMweb server.
+        bundles: folder of bundles.
+        names: which of them; empty: all that have weights.
+        app_folder: where MONAI Label's app is put, with its logs.
+        host: address to listen on. Others than 127.0.0.1 let anybody in who can reach them: there is no password.
+        port: port to listen on.
+        scoring: name of a bundle for scoring, see `command`.
+
+    Returns:
+        What to print when it has ended.
+
+    Raises:
+        FileNotFoundError: the folder of studies or of bundles is not there.
+        ValueError: MONAI Label is not installed; nothing to serve; the server has failed.
+    """
+    if importlib.util.find_spec("monailabel") is None:
+        raise ValueError(
+            "MONAI Label is not in this environment: `make label-server STUDIES=DIR` makes one that has it, or "
+            "pip install 'monai-sam-adapters[label]' into one of your own"
+        )
+    if not studies.startswith(("http://", "https://")) and not Path(studies).expanduser().is_dir():
+        raise FileNotFoundError(f"there is no folder of studies {studies!r}: name the folder with the scans")
+    served = find_bundles(bundles, names)
+    if scoring and scoring not in [bundle.name for bundle in served]:
+        raise ValueError(f"scoring is {scoring!r}, expected one of {', '.join(bundle.name for bundle in served)}")
+    app = arrange(app_folder, served)
+    if not studies.startswith(("http://", "https://")):
+        studies = str(Path(studies).expanduser().resolve())
+    words = command(app, studies, served, host=host, port=port, scoring=scoring)
+    logger.info("starting http://%s:%d/ with %s", host, port, ", ".join(bundle.name for bundle in served))
+    # the library is found in the server and in its trainings wherever this one was started
+    path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]))
+    code = subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, check=False).returncode
+    if code:
+        raise ValueError(f"the server has ended with exit code {code}: its messages above say why")
+    return "the server has ended"

@@ -1,0 +1,67 @@
+"""Logits to masks, and labels to masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from adapters.transforms import LesionMaskd, LesionProbabilityd, ThresholdLesiond
+
+
+def test_probability_is_that_of_softmax() -> None:
+    logits = torch.randn(2, 3, 4, 5)
+    found = LesionProbabilityd("pred")({"pred": MetaTensor(logits, affine=2 * torch.eye(4))})["pred"]
+    torch.testing.assert_close(found.as_tensor(), logits.softmax(dim=0)[1:])
+    assert found.affine[0, 0] == 2
+    with pytest.raises(ValueError, match=r"'pred' has shape \(3, 4, 5, 6\): expected \(2, D, H, W\)"):
+        LesionProbabilityd("pred")({"pred": torch.zeros(3, 4, 5, 6)})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, [0, 0, 1]), ({"threshold": 0.2}, [0, 1, 1]), ({"threshold": "0.9"}, [0, 0, 0])]
+)
+def test_threshold(given: dict, expected: list[int]) -> None:
+    probability = torch.tensor([0.1, 0.5, 0.8]).reshape(1, 3, 1, 1)
+    mask = ThresholdLesiond("pred", 0.5)({"pred": probability, **given})["pred"]
+    assert mask.dtype == torch.uint8
+    assert mask.flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("threshold", [0, 1, -0.5, float("nan")])
+def test_bad_threshold(threshold: float) -> None:
+    message = "expected a probability between 0 and 1"
+    with pytest.raises(ValueError, match=message):
+        ThresholdLesiond("pred", threshold)
+    with pytest.raises(ValueError, match=message):
+        ThresholdLesiond("pred")({"pred": torch.zeros(1, 2, 2, 2), "threshold": threshold})
+
+
+def label() -> MetaTensor:
+    values = torch.tensor([0.0, 1.0, 2.0, 3.0]).reshape(1, 4, 1, 1)
+    return MetaTensor(values, affine=2 * torch.eye(4), meta={"filename_or_obj": "p01.nii.gz"})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"label_values": [2]}, [0, 0, 1, 0]),
+        ({"label_values": 2}, [0, 0, 1, 0]),
+        ({"label_values": [1, 3]}, [0, 1, 0, 1]),
+        ({}, [0, 1, 1, 1]),  # a study that a client of MONAI Label has labelled
+    ],
+)
+def test_lesion_mask(given: dict, expected: list[int]) -> None:
+    mask = LesionMaskd("label", required=True)({"label": label(), **given})["label"]
+    assert mask.flatten().tolist() == expected
+    assert mask.affine[0, 0] == 2
+
+
+def test_a_label_without_a_lesion() -> None:
+    data = {"label": label(), "label_values": [5]}
+    assert not LesionMaskd("label")(data)["label"].any()
+    with pytest.raises(ValueError, match=r"'label' \(p01.nii.gz\) has no voxel of value 5, it holds 0, 1, 2, 3"):
+        LesionMaskd("label", required=True)(data)
+    with pytest.raises(ValueError, match="has no voxel but 0, it holds 0"):
+        LesionMaskd("label", required=True)({"label": np.zeros((1, 2, 2, 2))})
