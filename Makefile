@@ -7,7 +7,7 @@ DEMO ?= demo
 # of its own: the pages are built from the text of the docstrings, without torch
 DOCS_VENV := .venv-docs
 
-.PHONY: demo test test-slow lint docs benchmark clean
+.PHONY: demo test test-slow test-ohif lint docs benchmark clean
 
 demo: $(DEMO)/report.html
 
@@ -16,6 +16,9 @@ test: lint
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+test-ohif: .venv-label/.installed
+	.venv-label/bin/python tests/ohif/run.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

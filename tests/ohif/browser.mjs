@@ -72,7 +72,7 @@ const COMMANDS = {
     await tab.locator("select").selectOption(model);
     await page.waitForFunction(() => window.services.segmentationService.getLabelmapVolume("1"));
     await page.waitForTimeout(3000); // the messages in the corner go
-    return { tabs: await page.locator(".tab-label").allInnerTexts(), panel: await page.getByRole("button").allInnerTexts() };
+    return { tabs: await page.locator(".tab-label").allInnerTexts() };
   },
 
   /** Where a viewport is on the page (pixels) and how its camera looks at the patient (mm, LPS). */
@@ -107,9 +107,17 @@ const COMMANDS = {
     return {};
   },
 
-  async click({ x, y }) {
+  /** Set a point of the chosen label with the mouse. */
+  async click({ viewport, x, y }) {
+    const active = () => page.evaluate(() => window.services.viewportGridService.getState().activeViewportId);
+    if ((await active()) !== viewport) {
+      await page.mouse.click(x, y); // the first click into a viewport only makes it the active one
+      await page.waitForTimeout(1500); // or both are taken for a double click
+    }
+    const points = () => window.cornerstoneTools.annotation.state.getAllAnnotations().length;
+    const before = await page.evaluate(points);
     await page.mouse.click(x, y);
-    await page.waitForTimeout(300);
+    await page.waitForFunction(`(${points})() > ${before}`);
     return {};
   },
 
@@ -123,26 +131,19 @@ const COMMANDS = {
     const [answer, shown] = [join(folder, `${name}_answer.nrrd`), join(folder, `${name}_shown.raw`)];
     writeFileSync(answer, await response.body());
     const seconds = (Date.now() - start) / 1000;
-    await page.waitForTimeout(2000);
+    if (response.status() !== 200) throw new Error(`${response.status()}: ${await response.text()}`);
+    await page.waitForTimeout(2000); // the mask is drawn
     writeFileSync(shown, Buffer.from(await page.evaluate(labelmap)));
-    return { status: response.status(), url: response.url(), params: params(response.request()), seconds, answer, shown };
+    return { url: response.url(), params: params(response.request()), seconds, answer, shown };
   },
 
-  /** Save the mask that OHIF holds as its own client does: `save_label` of the extension's MonaiLabelClient.js. */
-  async save({ server, series, label }) {
-    return await page.evaluate(
-      async ([server, series, label]) => {
-        const { voxelManager } = window.services.segmentationService.getLabelmapVolume("1");
-        const form = new FormData();
-        form.append("params", JSON.stringify({ label_info: [{ name: label }] }));
-        form.append("label", new Blob([new Uint8Array(voxelManager.getCompleteScalarDataArray())]), "label.bin");
-        const url = new URL("datastore/label", server);
-        url.searchParams.append("image", series);
-        const response = await fetch(url, { method: "PUT", body: form });
-        return { status: response.status, text: await response.text() };
-      },
-      [server, series, label],
-    );
+  /** Run lines in the browser's console that save the mask. */
+  async save({ code }) {
+    const [response] = await Promise.all([
+      page.waitForResponse((each) => each.url().includes("/datastore/label")),
+      page.evaluate(`(async () => {${code}})()`),
+    ]);
+    return { status: response.status(), text: await response.text() };
   },
 };
 

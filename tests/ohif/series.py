@@ -1,4 +1,4 @@
-"""A NIfTI scan as a DICOM series, slice by slice, with the geometry of its affine."""
+"""A NIfTI scan as a DICOM series with the geometry of its affine, and where a DICOM SEG lies on it."""
 
 from __future__ import annotations
 
@@ -74,3 +74,30 @@ def write_series(scan: nib.Nifti1Image, name: str, folder: Path) -> list[Path]:
         files.append(folder / f"{k:04d}.dcm")
         dcmwrite(files[-1], each, write_like_original=False)
     return files
+
+
+def distance_between(segmentation: Dataset, series: list[Dataset]) -> float:
+    """The largest distance in mm from a corner of a frame of a DICOM SEG to that corner of the slice it was drawn on.
+
+    Args:
+        segmentation: Each of its frames names one slice.
+        series: The slices, in any order.
+    """
+    slices = {each.SOPInstanceUID: each for each in series}
+    rows, columns = segmentation.Rows, segmentation.Columns
+    corners = np.array([[0, 0], [0, rows - 1], [columns - 1, 0], [columns - 1, rows - 1]])
+
+    def places(position: Dataset, orientation: Dataset, measures: Dataset) -> np.ndarray:
+        axes = np.array(orientation.ImageOrientationPatient, float).reshape(2, 3)
+        steps = np.array(measures.PixelSpacing, float)[::-1, None]  # stored as between rows, between columns
+        return np.array(position.ImagePositionPatient, float) + corners @ (axes * steps)
+
+    shared = segmentation.SharedFunctionalGroupsSequence[0]
+    distances = []
+    for frame in segmentation.PerFrameFunctionalGroupsSequence:
+        drawn_on = slices[frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID]
+        has = places(
+            frame.PlanePositionSequence[0], shared.PlaneOrientationSequence[0], shared.PixelMeasuresSequence[0]
+        )
+        distances.append(np.linalg.norm(has - places(drawn_on, drawn_on, drawn_on), axis=-1).max())
+    return float(max(distances))

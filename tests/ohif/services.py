@@ -23,8 +23,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ROOT / ".ohif"
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
-# the Debian package that each is in
-PROGRAMS = {"Orthanc": "orthanc", str(PLUGIN): "orthanc-dicomweb", "chromium": "chromium", "node": "nodejs", "npm": "npm"}
+# the Debian package of each
+PROGRAMS = {
+    "Orthanc": "orthanc",
+    str(PLUGIN): "orthanc-dicomweb",
+    "chromium": "chromium",
+    "node": "nodejs",
+    "npm": "npm",
+}
 PLAYWRIGHT = "1.65.1"
 PACKAGES = (
     # the last one for pydicom 2, which monailabel 0.8.5 needs
@@ -93,7 +99,9 @@ class Services:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stack.close()
 
     def archive(self) -> str:

@@ -71,9 +71,12 @@ class View:
         return self.focus + x * self.right - y * self.up
 
 
-def voxels_in_plane(view: View, affine: Floats, shape: tuple[int, ...], around: ArrayLike, radius: int) -> NDArray[np.int64]:
+def voxels_in_plane(
+    view: View, affine: Floats, shape: tuple[int, ...], around: ArrayLike, radius: int
+) -> NDArray[np.int64]:
     """The voxels (n, 3) of the shown slice that are at most `radius` voxels away from one, and inside the viewport."""
-    axis = int(np.argmax(np.abs(affine[:3, :3].T @ np.cross(view.up, view.right)) / np.linalg.norm(affine[:3, :3], axis=0)))
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    axis = int(np.argmax(np.abs(np.cross(view.up, view.right) @ axes)))  # the one that is looked along
     reach = [0 if n == axis else radius for n in range(3)]
     ranges = [
         np.arange(max(0, round(centre) - r), min(size, round(centre) + r + 1))
@@ -92,7 +95,9 @@ def seen_at(view: View, picture: Path, points: Floats) -> Floats:
     return np.stack([map_coordinates(pixels[..., n], [y, x], order=1, mode="nearest") for n in range(3)], -1)
 
 
-def best_shift(view: View, picture: Path, scan: Floats, affine: Floats, around: ArrayLike) -> tuple[tuple[int, ...], float]:
+def best_shift(
+    view: View, picture: Path, scan: Floats, affine: Floats, around: ArrayLike, radius: int
+) -> tuple[tuple[int, ...], float]:
     """By how many voxels the scan would have to be shifted to be what a viewport shows round a voxel.
 
     Args:
@@ -101,16 +106,17 @@ def best_shift(view: View, picture: Path, scan: Floats, affine: Floats, around: 
         scan: (I, J, K) intensities in HU.
         affine: Of the scan, to mm LPS.
         around: A voxel of the shown slice.
+        radius: How many voxels round it are looked at.
 
     Returns:
         The shift of -1, 0 or 1 voxel along each axis at which the picture and the scan correlate best, and the
         correlation there.
     """
-    voxels = voxels_in_plane(view, affine, scan.shape, around, radius=60)
+    voxels = voxels_in_plane(view, affine, scan.shape, around, radius)
     grey = seen_at(view, picture, voxels @ affine[:3, :3].T + affine[:3, 3]).mean(-1)
     found = {}
     for shift in product((-1, 0, 1), repeat=3):
-        values = map_coordinates(scan, (voxels + shift).T, order=0, mode="nearest")
+        values = scan[tuple(np.clip(voxels + shift, 0, np.array(scan.shape) - 1).T)]
         found[shift] = float(np.corrcoef(grey, np.clip(values, *WINDOW))[0, 1])
     best = max(found, key=lambda shift: found[shift])
     return best, found[best]
