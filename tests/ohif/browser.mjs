@@ -124,15 +124,18 @@ const COMMANDS = {
   /** Press Run; what was asked and answered, and the mask that OHIF then holds. */
   async run({ name }) {
     const start = Date.now();
+    const timeout = 180_000;
+    const isDrawn = (message) => message.text().startsWith("updated the segmentation"); // OHIF's own words
+    const drawn = page.waitForEvent("console", { predicate: isDrawn, timeout }).catch(() => null);
     const [response] = await Promise.all([
-      page.waitForResponse((each) => each.url().includes("/infer/"), { timeout: 180_000 }),
+      page.waitForResponse((each) => each.url().includes("/infer/"), { timeout }),
       tab.getByRole("button", { name: "Run" }).click(),
     ]);
     const [answer, shown] = [join(folder, `${name}_answer.nrrd`), join(folder, `${name}_shown.raw`)];
     writeFileSync(answer, await response.body());
     const seconds = (Date.now() - start) / 1000;
     if (response.status() !== 200) throw new Error(`${response.status()}: ${await response.text()}`);
-    await page.waitForTimeout(2000); // the mask is drawn
+    if (!(await drawn)) throw new Error("OHIF has not taken the mask");
     writeFileSync(shown, Buffer.from(await page.evaluate(labelmap)));
     return { url: response.url(), params: params(response.request()), seconds, answer, shown };
   },
