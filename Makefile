@@ -7,7 +7,7 @@ DEMO ?= demo
 # of its own: the pages are built from the text of the docstrings, without torch
 DOCS_VENV := .venv-docs
 
-.PHONY: demo test test-slow test-ohif lint docs benchmark clean
+.PHONY: demo test test-slow lint docs benchmark clean
 
 demo: $(DEMO)/report.html
 
@@ -17,6 +17,8 @@ test: lint
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
+# MONAI Label's environment, and what the script adds to it
+.PHONY: test-ohif
 test-ohif: .venv-label/.installed
 	.venv-label/bin/python tests/ohif/run.py
 
