@@ -28,8 +28,8 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="where the picture of the page goes, JPEG")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for name in ("dicomweb_client", "highdicom"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("dicomweb_client", "highdicom", "pydicom"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
     install()
     from session import Session, cases, store  # these need what has just been installed

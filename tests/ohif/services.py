@@ -42,8 +42,9 @@ PACKAGES = (
 log = logging.getLogger(__name__)
 
 
-def _missing() -> list[str]:
-    return [package for program, package in PROGRAMS.items() if not (shutil.which(program) or Path(program).is_file())]
+def _find(program: str) -> str | None:
+    """Where a program is; Debian keeps Orthanc where not everybody looks."""
+    return shutil.which(program, path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
 
 
 def install() -> None:
@@ -52,7 +53,8 @@ def install() -> None:
     Raises:
         SystemExit: Debian packages are missing and cannot be installed from here; the message names them.
     """
-    if packages := _missing():
+    missing = [program for program in PROGRAMS if not (_find(program) or Path(program).is_file())]
+    if packages := [PROGRAMS[program] for program in missing]:
         command = ["apt-get", "install", "--yes", *packages]
         if os.geteuid() != 0 or not shutil.which("apt-get"):
             raise SystemExit(f"{', '.join(packages)} missing; install them: sudo {' '.join(command)}")
@@ -125,7 +127,7 @@ class Services:
             encoding="utf-8",
         )
         url = f"http://127.0.0.1:{port}/dicom-web"
-        self._start("orthanc", ["Orthanc", str(settings)], url=f"{url}/studies")
+        self._start("orthanc", [str(_find("Orthanc")), str(settings)], url=f"{url}/studies")
         return url
 
     def label_server(self, archive: str, bundle: Path) -> str:
@@ -163,8 +165,8 @@ class Services:
 
     def browser(self) -> Browser:
         """Chromium behind `browser.mjs`."""
-        chromium = shutil.which("chromium")
-        command = ["node", str(Path(__file__).with_name("browser.mjs")), str(MODULES), str(chromium), str(self.folder)]
+        script = Path(__file__).with_name("browser.mjs")
+        command = ["node", str(script), str(MODULES), str(_find("chromium")), str(self.folder)]
         return Browser(self._start("browser", command, pipe=True))
 
     def _start(
