@@ -19,6 +19,11 @@ test: lint
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
+# MONAI Label's environment, and what the script adds to it
+.PHONY: test-ohif
+test-ohif: .venv-label/.installed
+	.venv-label/bin/python tests/ohif/run.py
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

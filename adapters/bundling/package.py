@@ -32,7 +32,7 @@ _LEFT_OUT = (
     "*mlruns*",
     "configs/monailabel_*.json",
     # the state of a training, and what training starts from
-    "models/last*.pt",
+    "models/last*.ckpt",
     "models/sam_vit_*.pth",
 )
 _CHUNK = 2**20  # bytes

@@ -105,6 +105,7 @@ class LoadScand(LoadImaged):
             if not path.exists():
                 raise FileNotFoundError(f"{key!r}: there is no file or folder {str(path)!r}; check the path")
             own = self._nifti if str(path).lower().endswith(NIFTI) else self._itk
+            loaded: Any
             try:
                 if own is self._nifti and reader is None:
                     loaded = self._load_nifti(str(path))
