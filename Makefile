@@ -9,7 +9,7 @@ DOCS_VENV := .venv-docs
 # of its own: MONAI Label needs older pydicom than others want
 LABEL_VENV := .venv-label
 
-.PHONY: demo test test-slow lint docs benchmark label label-server test-label clean
+.PHONY: demo test test-slow lint docs benchmark label label-server test-label test-ohif clean
 
 demo: $(DEMO)/report.html
 
@@ -18,11 +18,6 @@ test: lint
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
-
-# MONAI Label's environment, and what the script adds to it
-.PHONY: test-ohif
-test-ohif: .venv-label/.installed
-	.venv-label/bin/python tests/ohif/run.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -40,6 +35,10 @@ label-server: $(LABEL_VENV)/.installed
 
 test-label: $(LABEL_VENV)/.installed
 	$(LABEL_VENV)/bin/python -m pytest tests/label
+
+# the script adds what it needs to MONAI Label's environment
+test-ohif: $(LABEL_VENV)/.installed
+	$(LABEL_VENV)/bin/python tests/ohif/run.py
 
 benchmark: $(STAMP)
 	$(BIN)/python -m adapters benchmark
