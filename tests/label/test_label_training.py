@@ -112,7 +112,9 @@ def test_a_second_training_starts_from_the_weights_of_the_first(server: Server) 
 def test_scoring_and_the_next_sample(server: Server) -> None:
     """Scans without a label get a score; the next sample is one of them."""
     unlabelled = {"phantom_003", "phantom_004"}
-    started = requests.post(f"{server.url}/scoring/{PANCREAS}", json={"simulation_size": 2}, timeout=60)
+    started = requests.post(
+        f"{server.url}/scoring/{PANCREAS}", json={"simulation_size": 2, "max_workers": 1}, timeout=60
+    )
     assert started.ok, started.text
     status = server.wait_for_task("scoring")
     assert status["status"] == "DONE", "\n".join(status["details"])
