@@ -152,7 +152,7 @@ def test_a_server_that_is_killed_in_training_leaves_a_usable_bundle(scene: Path,
         expected = in_process(running.bundle(), scene / "studies" / "phantom_004.nii.gz", **request)
         np.testing.assert_array_equal(answer.mask > 0, expected > 0)
         assert answer.mask.shape == before.mask.shape
-        status = train(running, SARCOMA, max_epochs=1)  # the unfinished run has come further than that
+        status = train(running, SARCOMA, max_epochs=1)  # shorter than the unfinished run, so it starts anew
         assert status["status"] == "DONE", "\n".join(status["details"])
         load_model(models / "model.pt")
     finally:
