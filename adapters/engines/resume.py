@@ -29,8 +29,8 @@ class Resume:
     After each epoch (and its validation) the weights are written to ``best_file`` if they are the best so far, and
     everything that the next epoch depends on to ``last_file``. Each file is written whole or not at all, and the state
     before the last one is kept beside it, for the case that the last one cannot be read. When a training starts and
-    the folder holds the state of an unfinished run, it goes on with the next epoch; a run that has finished is not
-    gone on with but starts anew.
+    the folder holds the state of an unfinished run, it goes on with the next epoch; a run that has finished, or has
+    come further than this one is to go, is not gone on with but starts anew.
 
     Chance is not stored: at the start of each epoch all generators are seeded from ``seed``, the epoch and the number
     of the process. So a run that was interrupted ends with the numbers of an unbroken one, on the same hardware and
@@ -100,6 +100,9 @@ class Resume:
             return
         if state["finished"]:
             logger.info("%s is of a run that has finished: this one starts anew", self.last_path)
+            return
+        if state["epoch"] >= engine.state.max_epochs:
+            logger.info("%s is of a longer run, after epoch %d: this one starts anew", self.last_path, state["epoch"])
             return
         try:
             for name, part in self.parts.items():

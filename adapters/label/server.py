@@ -159,7 +159,10 @@ def serve(
     logger.info("starting http://%s:%d/ with %s", host, port, ", ".join(bundle.name for bundle in served))
     # the library is found in the server and in its trainings wherever this one was started
     path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]))
-    code = subprocess.run(words, env={**os.environ, "PYTHONPATH": path}, check=False).returncode
+    # scores are made when they are asked for: on its own MONAI Label scores two scans at a time, for which its reading
+    # of a bundle's options has no lock
+    environment = {"MONAI_LABEL_AUTO_UPDATE_SCORING": "false", **os.environ, "PYTHONPATH": path}
+    code = subprocess.run(words, env=environment, check=False).returncode
     if code:
         raise ValueError(f"the server has ended with exit code {code}: its messages above say why")
     return "the server has ended"

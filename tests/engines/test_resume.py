@@ -212,3 +212,13 @@ def test_without_a_case_to_validate_on_the_last_weights_are_kept(
     trainer.run()
     assert torch.equal(torch.load(tmp_path / "model.pt", weights_only=True)["weight"], network.weight)
     assert state(tmp_path)["best_epoch"] == 2
+
+
+def test_a_run_that_is_shorter_than_the_unfinished_one_starts_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupt(made(tmp_path, 9, stop_in=4))
+    with caplog.at_level("INFO", logger="adapters"):
+        made(tmp_path, 2).run()
+    assert "is of a longer run, after epoch 3: this one starts anew" in caplog.text
+    assert (state(tmp_path)["finished"], state(tmp_path)["epoch"]) == (True, 2)

@@ -118,7 +118,6 @@ def start(folder: Path, bundles: Path, studies: Path, **options: Any) -> Server:
     words += ["--app", str(folder / "app"), "--port", str(port)]
     words += [word for key, value in options.items() for word in (f"--{key}", str(value))]
     environment = {**os.environ, "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"), "HF_HUB_OFFLINE": "1"}
-    environment["MONAI_LABEL_AUTO_UPDATE_SCORING"] = "false"  # only when asked, so that nothing runs beside the tests
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             words, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
