@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from adapters.__main__ import main
 from adapters.label import APP, arrange, command, find_bundles
+from adapters.label.server import environment
 
 
 @pytest.fixture
@@ -74,3 +77,12 @@ def test_without_monai_label_it_says_what_to_do(tmp_path: Path, capsys: pytest.C
         main(["label_server", "--studies", str(tmp_path)])
     assert ended.value.code == 2
     assert "MONAI Label is not in this environment: `make label-server STUDIES=DIR`" in capsys.readouterr().err
+
+
+def test_the_server_finds_its_programs_and_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/somewhere")
+    monkeypatch.setenv("MONAI_LABEL_AUTO_UPDATE_SCORING", "true")  # the user's word comes first
+    variables = environment()
+    assert variables["PATH"] == f"{Path(sys.executable).parent}{os.pathsep}/somewhere"
+    assert Path(variables["PYTHONPATH"].split(os.pathsep)[0]) == Path(__file__).resolve().parents[1]
+    assert variables["MONAI_LABEL_AUTO_UPDATE_SCORING"] == "true"

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["APP", "arrange", "command", "find_bundles", "serve"]
+__all__ = ["APP", "arrange", "command", "environment", "find_bundles", "serve"]
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +114,24 @@ def command(app: Path, studies: str, bundles: Sequence[Path], *, host: str, port
     return [*words, "--host", host, "--port", str(port), *(word for pair in conf for word in ("--conf", *pair))]
 
 
+def environment() -> dict[str, str]:
+    """The environment variables of the server: this process' own, and what the server needs beyond them."""
+
+    def before(name: str, folder: Path) -> str:
+        return os.pathsep.join(filter(None, [str(folder), os.environ.get(name, "")]))
+
+    return {
+        # scores are made when they are asked for: on its own MONAI Label scores two scans at a time, for which its
+        # reading of a bundle's options has no lock
+        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+        **os.environ,
+        # itkimage2segimage, which writes DICOM SEG, lies beside the interpreter
+        "PATH": before("PATH", Path(sys.executable).parent),
+        # the library is found in the server and in its trainings wherever this one was started
+        "PYTHONPATH": before("PYTHONPATH", Path(__file__).resolve().parents[2]),
+    }
+
+
 def serve(
     studies: str,
     *,
@@ -157,12 +175,7 @@ def serve(
         studies = str(Path(studies).expanduser().resolve())
     words = command(app, studies, served, host=host, port=port, scoring=scoring)
     logger.info("starting http://%s:%d/ with %s", host, port, ", ".join(bundle.name for bundle in served))
-    # the library is found in the server and in its trainings wherever this one was started
-    path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]))
-    # scores are made when they are asked for: on its own MONAI Label scores two scans at a time, for which its reading
-    # of a bundle's options has no lock
-    environment = {"MONAI_LABEL_AUTO_UPDATE_SCORING": "false", **os.environ, "PYTHONPATH": path}
-    code = subprocess.run(words, env=environment, check=False).returncode
+    code = subprocess.run(words, env=environment(), check=False).returncode
     if code:
         raise ValueError(f"the server has ended with exit code {code}: its messages above say why")
     return "the server has ended"

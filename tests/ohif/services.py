@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from adapters.label import server
+
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ROOT / ".ohif"
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -35,8 +37,6 @@ PLAYWRIGHT = "1.65.1"
 PACKAGES = (
     # the last one for pydicom 2, which monailabel 0.8.5 needs
     "highdicom==0.22.0",
-    # itkimage2segimage, with which MONAI Label writes DICOM SEG
-    "dcmqi==1.5.7",
 )
 
 log = logging.getLogger(__name__)
@@ -137,24 +137,13 @@ class Services:
             archive: URL of the archive's DICOMweb.
             bundle: Folder of a bundle with weights.
         """
-        port, monailabel = _free_port(), [sys.executable, "-m", "monailabel.main"]
-        apps = self.folder / "apps"
-        subprocess.run(
-            [*monailabel, "apps", "--download", "--name", "monaibundle", "--output", str(apps)],
-            check=True,
-            capture_output=True,
-        )
-        app = apps / "monaibundle"
-        shutil.copytree(bundle, app / "model" / bundle.name)
-        command = [*monailabel, "start_server", "--app", str(app), "--studies", archive, "--host", "127.0.0.1"]
-        # the last two keep it off the network
-        options = {"models": bundle.name, "zoo_source": "ngc", "sam2": "false"}
-        command += ["--port", str(port), *(word for option in options.items() for word in ("--conf", *option))]
+        port = _free_port()
+        app = server.arrange(self.folder / "apps", [bundle])
+        command = server.command(app, archive, [bundle], host="127.0.0.1", port=port)
         temporary = self.folder / "tmp"
         temporary.mkdir()
         environment = {
-            # for itkimage2segimage
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            **server.environment(),
             "TMPDIR": str(temporary),
             "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(self.folder / "cache"),
             "MONAI_LABEL_SESSION_PATH": str(self.folder / "sessions"),
