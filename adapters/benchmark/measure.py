@@ -11,16 +11,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.bundle import ConfigParser
-from monai.data import decollate_batch, list_data_collate
 from torch import Tensor
 
 import adapters
-from adapters.datasets.phantom import phantom
 from adapters.memory import resident
 from adapters.networks import ImageFeatures, SAMAdapter3D, build_sam_adapter3d, get_variant, set_trainable
 
@@ -210,6 +206,10 @@ def measure_training(form: str, variant: str, crop_size: int, batch: int = 1) ->
 
 def _write_scan(path: Path, shape: Sequence[int]) -> list[int]:
     """Write a phantom, made coarsely and with the noise of a CT; a voxel of its lesion."""
+    import nibabel as nib
+
+    from adapters.datasets.phantom import phantom
+
     coarse, label, affine = phantom(0, [-(-n // _COARSE) for n in shape], (3.2, 3.2, 6.0), orientation="RAS")
     fine = coarse
     for axis in range(3):
@@ -234,6 +234,10 @@ def measure_click(form: str, bundle: str, shape: Sequence[int]) -> dict[str, Any
         ``inferer_s`` (the rest of the inferer), ``write_s`` (from the logits to the file), ``outside_s`` (all but the
         network), and ``peak_bytes``.
     """
+    # not at the top: the other measurements' processes are smaller without them
+    from monai.bundle import ConfigParser
+    from monai.data import decollate_batch, list_data_collate
+
     with tempfile.TemporaryDirectory() as folder:
         scan = Path(folder) / f"scan{form}"
         click = _write_scan(scan, shape)

@@ -66,7 +66,7 @@ def test_what_is_in_it(bundle: Path, tmp_path: Path) -> None:
     digest = hashlib.sha1(path.read_bytes()).hexdigest()
     assert info == {KEY: {"checksum": digest, "source": f"http://127.0.0.1/zoo/{KEY}.zip"}}
     assert said == (
-        f"wrote {path}: 18 files, {path.stat().st_size / 1e6:.1f} MB, with models/model.pt; sha1 {digest} in "
+        f"wrote {path}: 19 files, {path.stat().st_size / 1e6:.1f} MB, with models/model.pt; sha1 {digest} in "
         "model_info.json"
     )
     with ZipFile(path) as archive:

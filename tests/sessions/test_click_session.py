@@ -229,9 +229,9 @@ def test_the_network_sees_the_mask_it_starts_from(bright: ClickSession) -> None:
 
 def test_a_bundle_that_resamples_scans_takes_no_mask(tmp_path: Path) -> None:
     torch.save(Oracle().state_dict(), tmp_path / "oracle.pt")
-    transforms = read_bundle(BUNDLE)["preprocessing#transforms"]
+    transforms = read_bundle(BUNDLE)["preprocessing#transforms#0#transforms"]
     spacing = {"_target_": "adapters.transforms.SafeSpacingd", "keys": "image", "pixdim": [4.0, 4.0, 4.0]}
-    given = {"preprocessing#transforms": [*transforms[:3], spacing, *transforms[3:]], **BRIGHT}
+    given = {"preprocessing#transforms#0#transforms": [*transforms[:3], spacing, *transforms[3:]], **BRIGHT}
     session = ClickSession(BUNDLE, device="cpu", checkpoint=str(tmp_path / "oracle.pt"), **given)
     image, masks, affine = spots()
     session.set_image(image, affine)
