@@ -19,7 +19,6 @@ import torch
 
 import adapters
 from adapters.benchmark.measure import NO_SOURCE, literal_path, native_bfloat16
-from adapters.bundling.folders import find_bundle
 from adapters.files import write_whole
 from adapters.networks import build_sam_adapter3d
 
@@ -161,6 +160,8 @@ def _clicks(variant: str, crop_size: int, *, literal: bool) -> Section:
 
 
 def _scan(shape: tuple[int, int, int]) -> Section:
+    from adapters.bundling.folders import find_bundle  # brings MONAI, which the measured processes do without
+
     bundle = str(find_bundle("soft_tissue_sarcoma_ct"))
     rows = [
         Row(ending, "click", {"form": ending, "bundle": bundle, "shape": list(shape)}) for ending in (".nii.gz", ".nii")
