@@ -13,8 +13,9 @@ LABEL_VENV := .venv-label
 
 demo: $(DEMO)/report.html
 
+# two processes of one thread are faster than one of two; what a file's tests share stays in one of them
 test: lint
-	$(BIN)/python -m pytest --cov=adapters
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov=adapters --numprocesses 2 --dist loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
