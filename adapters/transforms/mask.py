@@ -27,6 +27,9 @@ class LesionProbabilityd(MapTransform):
         ValueError: (when called) logits of another number of channels.
     """
 
+    def __init__(self, keys: KeysCollection, *, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Convert each; see the class."""
         d = dict(data)

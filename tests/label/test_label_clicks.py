@@ -42,6 +42,7 @@ def in_process(bundle: Path, image: Path, **request: Any) -> np.ndarray:
     """The mask that the bundle's own parts give, without a server."""
     config = ConfigParser()
     config.read_config(bundle / "configs" / "inference.json")
+    config["bundle_root"] = str(bundle)
     parts = [config.get_parsed_content(name) for name in ("preprocessing", "inferer", "postprocessing")]
     network = load_model(bundle / "models" / "model.pt").eval()
     data = parts[0]({"image": str(image), **request})
