@@ -1,12 +1,15 @@
-"""Files that are written whole or not at all, and where fetched ones are kept."""
+"""Files that are written whole or not at all, their digests, and where fetched ones are kept."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_CHUNK = 2**20  # bytes
 
 
 @contextmanager
@@ -29,3 +32,12 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/monai-sam-adapters``, or under ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monai-sam-adapters"
+
+
+def file_hash(path: Path, kind: str) -> str:
+    """The hexadecimal digest of a file; `kind` is a name that `hashlib` knows."""
+    digest = hashlib.new(kind)
+    with path.open("rb") as file:
+        for chunk in iter(lambda: file.read(_CHUNK), b""):
+            digest.update(chunk)
+    return digest.hexdigest()

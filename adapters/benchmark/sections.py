@@ -83,6 +83,11 @@ def _literal(row: Row, *, wanted: bool) -> list[Row]:
     return [row] if wanted and literal_path().is_file() else []
 
 
+def _fast(title: str, variant: str, crop_size: int, **more: int) -> Row:
+    """The library's form in float32."""
+    return Row(title, "network", {"form": "fast", "variant": variant, "crop_size": crop_size, **more})
+
+
 def _note(*, literal: bool) -> str:
     notes = [NO_SOURCE.format(path=literal_path())] if literal and not literal_path().is_file() else []
     return " ".join([*notes, *([] if native_bfloat16() else [_NO_BFLOAT16])])
@@ -94,7 +99,7 @@ def _network(variant: str, crop_size: int, *, literal: bool) -> Section:
         f"network: {variant}, crop {crop_size}, one item, one click, without gradients",
         [
             *_literal(Row("literal", "network", {"form": "literal", **size}), wanted=literal),
-            Row("float32", "network", {"form": "fast", **size}),
+            _fast("float32", variant, crop_size),
             *([Row("bfloat16", "network", {"form": "bfloat16", **size})] if native_bfloat16() else []),
             Row("linear layers alone, as linear", "linear", {"form": "linear", **size}),
             Row("linear layers alone, as convolution", "linear", {"form": "convolution", **size}),
@@ -123,38 +128,21 @@ def _training(variant: str, crop_size: int, *, literal: bool) -> Section:
     )
 
 
-def _batch(variant: str, crop_size: int, *, literal: bool) -> Section:
-    del literal
-    rows = [
-        Row(
-            f"{n} item{'s' * (n > 1)}",
-            "network",
-            {"form": "fast", "variant": variant, "crop_size": crop_size, "batch": n},
-        )
-        for n in (1, 2, 4)
-    ]
+def _batch(variant: str, crop_size: int) -> Section:
+    rows = [_fast(f"{n} item{'s' * (n > 1)}", variant, crop_size, batch=n) for n in (1, 2, 4)]
     columns = {"item_s": "first click, an item (s)", "peak_bytes": "peak of the process (MiB)"}
     return Section(f"batch: {variant}, crop {crop_size}, float32", rows, columns)
 
 
-def _crops(variant: str, crop_size: int, *, literal: bool) -> Section:
-    del literal
+def _crops(variant: str, crop_size: int) -> Section:
     sizes = list(range(_STEP, crop_size + 1, _STEP))[-4:] or [crop_size]
-    rows = [Row(f"crop {n}", "network", {"form": "fast", "variant": variant, "crop_size": n}) for n in sizes]
+    rows = [_fast(f"crop {n}", variant, n) for n in sizes]
     columns = {key: _FORWARD[key] for key in ("encoder_s", "first_click_s", "next_click_s", "peak_bytes")}
     return Section(f"crops: {variant}, float32", rows, columns)
 
 
-def _clicks(variant: str, crop_size: int, *, literal: bool) -> Section:
-    del literal
-    rows = [
-        Row(
-            f"{n} click{'s' * (n > 1)}",
-            "network",
-            {"form": "fast", "variant": variant, "crop_size": crop_size, "clicks": n},
-        )
-        for n in (1, 10, 100)
-    ]
+def _clicks(variant: str, crop_size: int) -> Section:
+    rows = [_fast(f"{n} click{'s' * (n > 1)}", variant, crop_size, clicks=n) for n in (1, 10, 100)]
     columns = {key: _FORWARD[key] for key in ("next_click_s", "peak_bytes")}
     return Section(f"clicks: {variant}, crop {crop_size}, float32", rows, columns)
 
@@ -178,15 +166,18 @@ def _scan(shape: tuple[int, int, int]) -> Section:
     return Section(f"scan: one click on a CT of {size} voxels, file to file, the sarcoma bundle", rows, columns)
 
 
-SECTIONS = ("network", "training", "batch", "crops", "clicks", "scan")
+_AGAINST_LITERAL = {"network": _network, "training": _training}
+_GROWTH = {"batch": _batch, "crops": _crops, "clicks": _clicks}
+SECTIONS = (*_AGAINST_LITERAL, *_GROWTH, "scan")
 """What can be measured; all but ``network`` only when asked for."""
 
 
 def _section(name: str, variant: str, crop_size: int, *, literal: bool, quick: bool) -> Section:
     if name == "scan":
         return _scan((128, 128, 75) if quick else (512, 512, 300))
-    make = {"network": _network, "training": _training, "batch": _batch, "crops": _crops, "clicks": _clicks}[name]
-    return make(variant, crop_size, literal=literal)
+    if name in _AGAINST_LITERAL:
+        return _AGAINST_LITERAL[name](variant, crop_size, literal=literal)
+    return _GROWTH[name](variant, crop_size)
 
 
 def _in_fresh_process(row: Row) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from typing import Any, Literal
 from urllib.request import urlopen
 
 import monai_sam_adapters
-from adapters.bundling.folders import find_bundle
-from adapters.bundling.package import bundle_files, file_hash, large_files
+from adapters.bundling.folders import bundles_in, find_bundle
+from adapters.bundling.package import bundle_files, large_files
 from adapters.bundling.readme import card_problems
-from adapters.files import cache_folder, write_whole
+from adapters.bundling.wording import innermost, one_line
+from adapters.files import cache_folder, file_hash, write_whole
 
 __all__ = ["CHECKS", "Finding", "check_bundle", "check_bundles"]
 
@@ -219,7 +220,7 @@ def check_bundles(names: Sequence[str | os.PathLike], **options: Any) -> tuple[s
         ValueError: as `check_bundle`.
     """
     bundles = Path(options.get("bundles", "bundles")).expanduser()
-    names = names or sorted(path.parent for path in bundles.glob("*/configs"))
+    names = names or bundles_in(bundles)
     if not names:
         raise FileNotFoundError(f"there is no bundle in {str(bundles)!r}: name the folder of bundles")
     lines, problems = [], 0
@@ -719,15 +720,11 @@ def _walk(value: Any) -> Iterator[Any]:
 
 
 def _cause(error: BaseException) -> str:
-    """The sentence at the bottom of what MONAI raises, which wraps every error in a configuration in others."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return _line(error)
+    return _line(innermost(error))
 
 
 def _line(said: object) -> str:
-    text = f"{type(said).__name__}: {said}" if isinstance(said, BaseException) else str(said)
-    text = " ".join(text.split())
+    text = one_line(said)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import adapters
 
-__all__ = ["find_bundle"]
+__all__ = ["bundles_in", "find_bundle"]
 
 BUNDLES = "bundles"
 _ENDING = "_samadapter_deepgrow"
+
+
+def bundles_in(folder: Path) -> list[Path]:
+    """The folders with ``configs`` in them, by name."""
+    return sorted(path.parent for path in folder.glob("*/configs"))
 
 
 def find_bundle(name: str | os.PathLike, bundles: str | os.PathLike = BUNDLES) -> Path:
@@ -35,7 +40,7 @@ def find_bundle(name: str | os.PathLike, bundles: str | os.PathLike = BUNDLES) -
     for folder in places:
         if (folder / "configs").is_dir():
             return folder.resolve()
-    known = ", ".join(sorted({path.parent.name for home in homes for path in home.glob("*/configs")})) or "none"
+    known = ", ".join(sorted({path.name for home in homes for path in bundles_in(home)})) or "none"
     raise FileNotFoundError(
         f"there is no bundle {str(name)!r}: expected a folder with configs/ in it, or the name of one in "
         f"{str(bundles)!r}, which holds {known}"

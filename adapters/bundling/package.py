@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,9 +11,10 @@ from typing import Any
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from adapters.bundling.folders import find_bundle
-from adapters.files import replacing, write_whole
+from adapters.bundling.wording import one_line
+from adapters.files import file_hash, replacing, write_whole
 
-__all__ = ["bundle_files", "file_hash", "large_files", "package"]
+__all__ = ["bundle_files", "large_files", "package"]
 
 ZOO_URL = "https://github.com/Project-MONAI/model-zoo/releases/download/hosting_storage_v1"
 """Where the Model Zoo keeps its zips."""
@@ -51,7 +51,9 @@ def large_files(bundle: Path) -> list[dict[str, Any]]:
             try:
                 listed = ConfigParser.load_config_file(path)["large_files"]
             except Exception as error:  # whatever the parsers of YAML and JSON raise
-                raise ValueError(f"{path.name} cannot be read ({_line(error)}): give a list as large_files") from error
+                raise ValueError(
+                    f"{path.name} cannot be read ({one_line(error)}): give a list as large_files"
+                ) from error
             if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
                 raise ValueError(f"large_files of {path.name} is {listed!r}: give a list of entries with a path")
             return listed
@@ -130,15 +132,6 @@ def package(
     )
 
 
-def file_hash(path: Path, kind: str) -> str:
-    """The hexadecimal digest of a file; `kind` is a name that `hashlib` knows."""
-    digest = hashlib.new(kind)
-    with path.open("rb") as file:
-        for chunk in iter(lambda: file.read(_CHUNK), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _add(archive: ZipFile, path: Path, inside: str) -> None:
     entry = ZipInfo(inside, _TIME)
     entry.create_system = 3  # unix, on every system
@@ -154,7 +147,7 @@ def _version(bundle: Path) -> str:
         metadata = json.loads(path.read_text(encoding="utf-8"))
         version, changelog = metadata["version"], metadata["changelog"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{str(path)!r} gives no version and changelog ({_line(error)}): add both") from error
+        raise ValueError(f"{str(path)!r} gives no version and changelog ({one_line(error)}): add both") from error
     if version not in changelog:
         raise ValueError(f"version {version!r} of {str(path)!r} is not in its changelog: say there what changed")
     return str(version)
@@ -170,10 +163,6 @@ def _known(path: Path) -> dict[str, dict[str, str]]:
             raise TypeError("an entry is no object")
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(
-            f"{str(path)!r} cannot be read as the zoo's list of bundles ({_line(error)}): move it away"
+            f"{str(path)!r} cannot be read as the zoo's list of bundles ({one_line(error)}): move it away"
         ) from error
     return known
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

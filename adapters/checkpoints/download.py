@@ -5,7 +5,6 @@ The standard library's urllib fetches them, because MONAI's `download_url` start
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import shlex
@@ -23,6 +22,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from adapters import __version__
+from adapters.files import file_hash
 
 __all__ = ["SAM_URL", "WEIGHTS", "WeightFile", "download_verb", "download_weights"]
 
@@ -154,12 +154,8 @@ def _wrong(path: Path, wanted: WeightFile) -> str:
     """What is wrong with a file, empty if nothing is."""
     if (size := path.stat().st_size) != wanted.size:
         return f"has {size} bytes, expected {wanted.size}"
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    if digest.hexdigest() != wanted.sha256:
-        return f"has the sha256 {digest.hexdigest()}, expected {wanted.sha256}"
+    if (digest := file_hash(path, "sha256")) != wanted.sha256:
+        return f"has the sha256 {digest}, expected {wanted.sha256}"
     return ""
 
 

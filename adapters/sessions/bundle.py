@@ -11,6 +11,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from adapters.bundling.folders import find_bundle
+from adapters.bundling.wording import innermost
 from adapters.checkpoints import load_model
 from adapters.checkpoints.files import read_checkpoint
 from adapters.networks import SAMAdapter3D
@@ -55,11 +56,8 @@ def parsed(parser: ConfigParser, name: str, default: Any = None) -> Any:
         return default
     try:
         return parser.get_parsed_content(name)
-    except RuntimeError as error:  # MONAI's, which does not say what was wrong
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise ValueError(f"{name} of the configuration: {cause}") from error
+    except RuntimeError as error:
+        raise ValueError(f"{name} of the configuration: {innermost(error)}") from error
 
 
 def bundle_network(parser: ConfigParser) -> nn.Module:

@@ -583,6 +583,15 @@ class TestOptions:
         assert alone.sum() < whole.sum()
         assert torch.equal(as_mask(inferer(self.scan(), network)), whole)
 
+    def test_the_other_arguments_stay(self, network):
+        """A mask to start from stands outside the crops with options as without."""
+        stands = torch.full((1, 1, 20, 20, 60), -10.0)
+        stands[..., :4] = 10.0
+        inferer = ClickInferer(20, **PUBLISHED, keep_mask=True)
+        plain, given = (inferer(self.scan(**o), network, mask=stands) for o in ({}, {"max_crops": 1}))
+        assert as_mask(given)[..., :4].all()
+        assert torch.equal(as_mask(given), as_mask(plain))
+
     def test_as_a_loader_gives_them(self, network):
         batch = list_data_collate([{"image": self.scan(grow=False, max_crops=1, threshold=0.5)[0]}])["image"]
         expected = ClickInferer(20, **PUBLISHED)(self.scan(), network)

@@ -1,0 +1,18 @@
+"""What an error has to say, for messages of one line."""
+
+from __future__ import annotations
+
+__all__ = ["innermost", "one_line"]
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The error at the bottom: MONAI wraps every one in a configuration in others, which do not say what was wrong."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def one_line(said: object) -> str:
+    """A text, or an error with its type, on one line."""
+    text = f"{type(said).__name__}: {said}" if isinstance(said, BaseException) else str(said)
+    return " ".join(text.split())
