@@ -10,14 +10,20 @@ as well and is simply added to the query's extension. Any fused attention kernel
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["WindowAttention3D", "relative_positions", "seam_masks"]
+__all__ = ["WindowAttention3D", "chunk_on", "relative_positions", "seam_masks"]
 
 _SEPARATED = -100.0  # added to the score of tokens that must not see each other, as published
+
+
+def chunk_on(device: torch.device, on_cpu: int) -> int:
+    """How much to work on at once: what stays in a CPU's cache, sixteen times as much to fill another device."""
+    return on_cpu if device.type == "cpu" else 16 * on_cpu
 
 
 def relative_positions(table: Tensor, size: int) -> Tensor:
@@ -62,6 +68,58 @@ def seam_masks(size: int, window: int, shift: int, *, device: torch.device | Non
     return (region[:, :, None] != region[:, None, :]).to(torch.float32) * _SEPARATED
 
 
+class _Layout(NamedTuple):
+    """How tokens are cut into windows; all (depth, height, width), in tokens."""
+
+    size: tuple[int, ...]
+    window: tuple[int, ...]
+    shifts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, size: Sequence[int], window_size: int, *, shift: bool) -> _Layout:
+        window = tuple(min(window_size, s) for s in size)
+        shifts = tuple(w // 2 if shift and s > w else 0 for s, w in zip(size, window, strict=True))
+        return cls(tuple(size), window, shifts)
+
+    @property
+    def grid(self) -> list[int]:
+        """Windows along each axis."""
+        return [-(-s // w) for s, w in zip(self.size, self.window, strict=True)]
+
+    @property
+    def padded(self) -> bool:
+        """Whether the windows hang over the tokens."""
+        return any(s % w for s, w in zip(self.size, self.window, strict=True))
+
+    def cut(self, x: Tensor) -> Tensor:
+        """(B, D, H, W, C) to (windows, d, h, w, C), zeros where a window hangs over."""
+        batch, *size, dim = x.shape
+        (gd, gh, gw), (wd, wh, ww) = self.grid, self.window
+        if self.padded:
+            d, h, w = (g * n - s for g, n, s in zip(self.grid, self.window, size, strict=True))
+            x = F.pad(x, (0, 0, 0, w, 0, h, 0, d))
+        if any(self.shifts):
+            x = torch.roll(x, [-s for s in self.shifts], dims=(1, 2, 3))
+        x = x.view(batch, gd, wd, gh, wh, gw, ww, dim).permute(0, 1, 3, 5, 2, 4, 6, 7)
+        return x.reshape(-1, wd, wh, ww, dim)
+
+    def join(self, windows: Tensor, batch: int) -> Tensor:
+        """What `cut` gave, (windows, d, h, w, C), back to (B, D, H, W, C)."""
+        (gd, gh, gw), (wd, wh, ww) = self.grid, self.window
+        x = windows.view(batch, gd, gh, gw, wd, wh, ww, -1).permute(0, 1, 4, 2, 5, 3, 6, 7)
+        x = x.reshape(batch, gd * wd, gh * wh, gw * ww, -1)
+        if any(self.shifts):
+            x = torch.roll(x, self.shifts, dims=(1, 2, 3))
+        return x[:, : self.size[0], : self.size[1], : self.size[2]]
+
+    def masks(self, batch: int, device: torch.device) -> list[Tensor | None]:
+        """One (windows, w, w) mask for each axis, in the order of the windows, or None."""
+        axes = zip(self.size, self.window, self.shifts, strict=True)
+        per_axis = [seam_masks(n, w, s, device=device) for n, w, s in axes]
+        index = torch.cartesian_prod(*(torch.arange(g, device=device) for g in self.grid)).view(-1, 3).repeat(batch, 1)
+        return [None if m is None else m[index[:, axis]] for axis, m in enumerate(per_axis)]
+
+
 class WindowAttention3D(nn.Module):
     """Multi-head self-attention inside cubic windows of tokens.
 
@@ -72,13 +130,13 @@ class WindowAttention3D(nn.Module):
         dim: width of the tokens.
         num_heads: attention heads; must divide ``dim``.
         table_length: rows of each relative-position table (SAM: 27 in windowed blocks, 127 in global ones).
-        window_chunk: windows that are worked on at once where no gradient is needed; bounds the memory.
+        window_chunk: windows that a CPU works on at once where no gradient is needed (see `chunk_on`).
 
     Raises:
         ValueError: if ``num_heads`` does not divide ``dim``.
     """
 
-    def __init__(self, dim: int, num_heads: int, table_length: int, *, window_chunk: int = 8) -> None:
+    def __init__(self, dim: int, num_heads: int, table_length: int, *, window_chunk: int = 2) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"num_heads={num_heads} does not divide the token width dim={dim}.")
@@ -104,48 +162,47 @@ class WindowAttention3D(nn.Module):
         Returns:
             (B, D, H, W, C).
         """
-        batch, *size, dim = x.shape
-        window = [min(window_size, s) for s in size]
-        shifts = [w // 2 if shift and s > w else 0 for s, w in zip(size, window, strict=True)]
-        grid = [-(-s // w) for s, w in zip(size, window, strict=True)]
-        padding = [g * w - s for g, w, s in zip(grid, window, size, strict=True)]
-        if any(padding):
-            x = F.pad(x, (0, 0, 0, padding[2], 0, padding[1], 0, padding[0]))
-        if any(shifts):
-            x = torch.roll(x, [-s for s in shifts], dims=(1, 2, 3))
-        (gd, gh, gw), (wd, wh, ww) = grid, window
-        windows = x.view(batch, gd, wd, gh, wh, gw, ww, dim).permute(0, 1, 3, 5, 2, 4, 6, 7)
-        windows = windows.reshape(-1, wd, wh, ww, dim)
+        layout = _Layout.of(x.shape[1:4], window_size, shift=shift)
+        return layout.join(self._attend(layout.cut(x), *self._positions(layout, len(x), x.device)), len(x))
 
+    def add_to(self, x: Tensor, norm: nn.Module, window_size: int, *, shift: bool) -> None:
+        """``x += self(norm(x))`` in place and without a gradient, for a few windows at a time.
+
+        The tokens of a window are read from and added to their places in `x`; neither the shifted tokens nor
+        those of all windows are ever copied.
+
+        Args:
+            x: (B, D, H, W, C) tokens, contiguous.
+            norm: acts on each token alone.
+            window_size: as for `forward`.
+            shift: as for `forward`.
+        """
+        layout = _Layout.of(x.shape[1:4], window_size, shift=shift)
+        tokens = x.view(-1, x.shape[-1])
+        places = torch.arange(1, len(tokens) + 1, device=x.device).view(*x.shape[:4], 1)
+        places = layout.cut(places) - 1  # -1: padding
+        tables, masks = self._positions(layout, len(x), x.device)
+        chunk = chunk_on(x.device, self.window_chunk)
+        for start in range(0, len(places), chunk):
+            part = slice(start, start + chunk)
+            rows = places[part].flatten()
+            windows = norm(tokens[rows])
+            if layout.padded:
+                windows[rows < 0] = 0
+            out = self._attend(
+                windows.view(-1, *layout.window, x.shape[-1]), tables, [None if m is None else m[part] for m in masks]
+            ).view(len(rows), -1)
+            if layout.padded:
+                out, rows = out[rows >= 0], rows[rows >= 0]
+            tokens.index_add_(0, rows, out.to(tokens.dtype))
+
+    def _positions(self, layout: _Layout, batch: int, device: torch.device) -> tuple[list[Tensor], list[Tensor | None]]:
+        """For each axis its rows of relative positions (w, w, head_dim), and its masks (windows, w, w) or None."""
         tables = [
             self.rel_pos_gain * relative_positions(table, w)
-            for table, w in zip((self.rel_pos_d, self.rel_pos_h, self.rel_pos_w), window, strict=True)
+            for table, w in zip((self.rel_pos_d, self.rel_pos_h, self.rel_pos_w), layout.window, strict=True)
         ]
-        masks = self._window_masks(size, window, shifts, batch, x.device)
-        # an exported graph has no loop: each part would be a copy of the operations
-        whole = torch.is_grad_enabled() or torch.compiler.is_exporting()
-        chunk = len(windows) if whole else self.window_chunk
-        parts = []
-        for start in range(0, len(windows), chunk):
-            part = slice(start, start + chunk)
-            parts.append(self._attend(windows[part], tables, [None if m is None else m[part] for m in masks]))
-        out = torch.cat(parts) if len(parts) > 1 else parts[0]
-
-        out = out.view(batch, gd, gh, gw, wd, wh, ww, dim).permute(0, 1, 4, 2, 5, 3, 6, 7)
-        out = out.reshape(batch, gd * wd, gh * wh, gw * ww, dim)
-        if any(shifts):
-            out = torch.roll(out, shifts, dims=(1, 2, 3))
-        return out[:, : size[0], : size[1], : size[2]]
-
-    @staticmethod
-    def _window_masks(
-        size: Sequence[int], window: Sequence[int], shifts: Sequence[int], batch: int, device: torch.device
-    ) -> list[Tensor | None]:
-        """One (windows, w, w) mask for each axis, in the order of the windows, or None."""
-        per_axis = [seam_masks(n, w, s, device=device) for n, w, s in zip(size, window, shifts, strict=True)]
-        grid = [-(-n // w) for n, w in zip(size, window, strict=True)]
-        index = torch.cartesian_prod(*(torch.arange(g, device=device) for g in grid)).view(-1, 3).repeat(batch, 1)
-        return [None if m is None else m[index[:, axis]] for axis, m in enumerate(per_axis)]
+        return tables, layout.masks(batch, device)
 
     def _attend(self, x: Tensor, tables: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor:
         """Attention of (n, d, h, w, C) windows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from adapters.networks.attention import WindowAttention3D
+from adapters.networks.attention import WindowAttention3D, chunk_on
 from adapters.networks.registry import Variant, get_variant
 
 __all__ = ["ImageEncoder3D", "SpatialAdapter", "build_image_encoder", "enlargement_matrix"]
+
+logger = logging.getLogger(__name__)
 
 PATCH = 16  # side of SAM's patches in the enlarged volume
 LEVELS = 4
@@ -101,9 +104,9 @@ class SpatialAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, H, W, C) to the same shape."""
-        y = F.relu(self.down(x))
-        y = F.relu(self.conv(y.permute(0, 4, 1, 2, 3))).permute(0, 2, 3, 4, 1)
-        return x + F.relu(self.up(y))
+        y = F.relu(self.down(x), inplace=True)
+        y = F.relu(self.conv(y.permute(0, 4, 1, 2, 3)), inplace=True).permute(0, 2, 3, 4, 1)
+        return x + F.relu(self.up(y), inplace=True)
 
 
 class Mlp(nn.Module):
@@ -131,7 +134,7 @@ class Block3D(nn.Module):
         shift: whether the windows are shifted by half their side.
     """
 
-    token_chunk = 4096  # tokens that pass the MLP at once where no gradient is needed
+    token_chunk = 1024  # tokens that pass the MLP at once on a CPU where no gradient is needed
 
     def __init__(self, dim: int, num_heads: int, table_length: int, *, window_size: int, shift: bool) -> None:
         super().__init__()
@@ -146,12 +149,12 @@ class Block3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, H, W, C) to the same shape."""
         x = self.adapter(x)
-        attended = self.attn(self.norm1(x), self.window_size, shift=self.shift)
-        if torch.is_grad_enabled() or torch.compiler.is_exporting():
-            x = x + attended
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.compiler.is_exporting():
+            x = x + self.attn(self.norm1(x), self.window_size, shift=self.shift)
             return x + self.mlp(self.norm2(x))
-        x = x.contiguous().add_(attended)
-        for tokens in x.view(-1, x.shape[-1]).split(self.token_chunk):
+        x = x.contiguous()
+        self.attn.add_to(x, self.norm1, self.window_size, shift=self.shift)
+        for tokens in x.view(-1, x.shape[-1]).split(chunk_on(x.device, self.token_chunk)):
             tokens.add_(self.mlp(self.norm2(tokens)))
         return x
 
@@ -216,6 +219,7 @@ class ImageEncoder3D(nn.Module):
             raise ValueError(f"table_size={table_size}: expected an even number, as the table is pooled 2x2.")
         self.enlargement = enlargement
         self.recompute = recompute
+        self.window_size = window_size
         self.patch_embed = PatchEmbedding3D(embed_dim, enlargement=enlargement)
         grid = self.token_grid((crop_size,) * 3 if isinstance(crop_size, int) else tuple(crop_size))
         self.pos_embed = nn.Parameter(torch.zeros(1, table_size, table_size, embed_dim))
@@ -294,6 +298,13 @@ class ImageEncoder3D(nn.Module):
                 f"image has shape {tuple(image.shape)}: expected (B, 1, D, H, W), one channel of a 3D crop."
             )
         grid = self.token_grid(image.shape[2:])
+        if any(n > self.window_size and n % self.window_size for n in grid):
+            logger.debug(
+                "a crop of %s voxels has %s tokens, no multiple of the windows of %d: windows at its end are padded",
+                tuple(image.shape[2:]),
+                grid,
+                self.window_size,
+            )
         x = self.patch_embed(image)
         x = x + self.positions(grid).to(x.dtype)
         levels = []
