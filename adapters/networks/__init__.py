@@ -4,6 +4,7 @@ from adapters.networks.attention import WindowAttention3D
 from adapters.networks.baselines import ClickChannelNetwork
 from adapters.networks.image_encoder import ImageEncoder3D, SpatialAdapter, build_image_encoder
 from adapters.networks.mask_decoder import AggregationDecoder, CorrectionPrompt, build_mask_decoder
+from adapters.networks.precision import Precision, native_bfloat16, uses_bfloat16
 from adapters.networks.prompt_head import PointSamplerHead, build_prompt_head
 from adapters.networks.registry import VARIANTS, Variant, get_variant
 from adapters.networks.sam_adapter3d import (
@@ -22,6 +23,7 @@ __all__ = [
     "ImageEncoder3D",
     "ImageFeatures",
     "PointSamplerHead",
+    "Precision",
     "SAMAdapter3D",
     "SpatialAdapter",
     "Variant",
@@ -32,5 +34,7 @@ __all__ = [
     "build_sam_adapter3d",
     "count_parameters",
     "get_variant",
+    "native_bfloat16",
     "set_trainable",
+    "uses_bfloat16",
 ]

@@ -7,6 +7,8 @@ enlarged and shifted by its three taps with one small matrix.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,8 @@ from torch import Tensor
 from adapters.networks.recording import recorded
 
 __all__ = ["conv_of_enlarged"]
+
+logger = logging.getLogger(__name__)
 
 _WORKING_SET = 2**20  # values of one tap's output at the low resolution: what is in use then fits in the cache
 
@@ -32,14 +36,7 @@ def conv_of_enlarged(x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (B, O, 2d, 2h, 2w).
     """
-    if (
-        recorded()
-        or torch.compiler.is_compiling()
-        or x.device.type != "cpu"
-        or x.dtype not in (torch.float32, torch.float64)
-        or torch.is_autocast_enabled("cpu")
-        or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
-    ):
+    if recorded() or torch.compiler.is_compiling() or _is_plain(x, weight):
         size = [2 * n for n in x.shape[2:]]
         return F.conv3d(F.interpolate(x, size=size, mode="trilinear", align_corners=True), weight, padding=1)
     batch, channels, depth, height, width = x.shape
@@ -66,6 +63,20 @@ def conv_of_enlarged(x: Tensor, weight: Tensor) -> Tensor:
                 else:
                     out.baddbmm_(along_d[i].expand(n, -1, -1), volume)
     return result.view(batch, -1, 2 * depth, 2 * height, 2 * width)
+
+
+def _is_plain(x: Tensor, weight: Tensor) -> bool:
+    """Whether the plain form is computed; said at debug level, but for the gradients' sake."""
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        return True
+    reason = None
+    if x.device.type != "cpu":
+        reason = f"it is on {x.device}"
+    elif x.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):
+        reason = "it is not of full precision"
+    if reason:
+        logger.debug("a volume is enlarged before it is convolved, as %s", reason)
+    return reason is not None
 
 
 def _taps(size: int, like: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from adapters.answers import answering
-from adapters.networks.image_encoder import ImageEncoder3D
+from adapters.networks.image_encoder import LEVELS, ImageEncoder3D
 from adapters.networks.mask_decoder import AggregationDecoder
 from adapters.networks.prompt_head import PointSamplerHead
 from adapters.networks.registry import VARIANTS
@@ -137,6 +137,8 @@ def identity(network: nn.Module) -> dict[str, Any]:
         return {"format_version": FORMAT_VERSION, "variant": CUSTOM}
     shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
     sizes = network_sizes(shapes.__getitem__, len(encoder.blocks))
+    if len(encoder.necks) != LEVELS:  # not written for the published number: older files do not have it
+        sizes["levels"] = len(encoder.necks)
     variant = matching_variant(sizes)
     sizes["global_blocks"] = list(sizes["global_blocks"])
     sizes["window_size"] = encoder.blocks[0].window_size

@@ -19,7 +19,7 @@ __all__ = ["ImageEncoder3D", "SpatialAdapter", "build_image_encoder", "enlargeme
 logger = logging.getLogger(__name__)
 
 PATCH = 16  # side of SAM's patches in the enlarged volume
-LEVELS = 4
+LEVELS = 4  # as published
 
 
 def enlargement_matrix(enlargement: int, *, patch: int = PATCH) -> Tensor:
@@ -176,11 +176,11 @@ class Neck(nn.Module):
 
 
 class ImageEncoder3D(nn.Module):
-    """SAM's ViT over the patches of a volume, with four feature levels (3DSAM-adapter, section 3.2).
+    """SAM's ViT over the patches of a volume, with several feature levels (3DSAM-adapter, section 3.2).
 
     Args:
         embed_dim: width of the tokens.
-        depth: number of blocks, a multiple of four.
+        depth: number of blocks, a multiple of ``levels``.
         num_heads: attention heads.
         out_channels: channels of each feature level.
         crop_size: side of the crops (voxels; one number or depth, height, width) that the depth table is made
@@ -192,9 +192,11 @@ class ImageEncoder3D(nn.Module):
         enlargement: how many times the published form enlarges the crop before it is cut into 16x16x16 patches.
         recompute: whether the activations inside each block are computed again for its gradients instead of kept:
             the same gradients in less memory and more time. Nothing changes where no gradients are needed.
+        levels: feature levels, each after an equal part of the blocks; published are 4.
 
     Raises:
-        ValueError: if the depth is no multiple of four, or the crop does not fit the patches.
+        ValueError: if the depth is no multiple of the levels, there is no level, or the crop does not fit the
+            patches.
     """
 
     def __init__(
@@ -211,10 +213,16 @@ class ImageEncoder3D(nn.Module):
         window_size: int = 8,
         enlargement: int = 4,
         recompute: bool = False,
+        levels: int = LEVELS,
     ) -> None:
         super().__init__()
-        if depth % LEVELS or depth < LEVELS:
-            raise ValueError(f"depth={depth}: expected a multiple of {LEVELS}, as a neck follows each quarter.")
+        if levels < 1:
+            raise ValueError(f"levels={levels}: expected 1 or more.")
+        if depth % levels or depth < levels:
+            raise ValueError(
+                f"depth={depth}: expected a multiple of {levels}, the number of levels, as a neck follows each equal "
+                "part of the blocks."
+            )
         if table_size % 2:
             raise ValueError(f"table_size={table_size}: expected an even number, as the table is pooled 2x2.")
         self.enlargement = enlargement
@@ -234,7 +242,7 @@ class ImageEncoder3D(nn.Module):
             )
             for i in range(depth)
         )
-        self.necks = nn.ModuleList(Neck(embed_dim, out_channels) for _ in range(LEVELS))
+        self.necks = nn.ModuleList(Neck(embed_dim, out_channels) for _ in range(levels))
         self._initialise()
 
     def _initialise(self) -> None:
@@ -288,7 +296,7 @@ class ImageEncoder3D(nn.Module):
             image: (B, 1, D, H, W), float, normalised.
 
         Returns:
-            Four levels, each (B, out_channels, D/s, H/s, W/s) with s = `voxels_per_token`; the last is the deepest.
+            The levels, each (B, out_channels, D/s, H/s, W/s) with s = `voxels_per_token`; the last is the deepest.
 
         Raises:
             ValueError: if the image is not (B, 1, D, H, W) or does not fit the patches.
@@ -308,11 +316,11 @@ class ImageEncoder3D(nn.Module):
         x = self.patch_embed(image)
         x = x + self.positions(grid).to(x.dtype)
         levels = []
-        quarter = len(self.blocks) // LEVELS
+        part = len(self.blocks) // len(self.necks)
         for i, block in enumerate(self.blocks):
             x = checkpoint(block, x, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else block(x)
-            if (i + 1) % quarter == 0:
-                levels.append(self.necks[i // quarter](x))
+            if (i + 1) % part == 0:
+                levels.append(self.necks[i // part](x))
         return tuple(levels)
 
 
@@ -340,5 +348,6 @@ def build_image_encoder(
         "sam_window": v.sam_window,
         "global_blocks": v.global_blocks,
         "window_size": v.window_size,
+        "levels": v.levels,
     }
     return ImageEncoder3D(**{**sizes, "crop_size": crop_size, "enlargement": enlargement, **overrides})

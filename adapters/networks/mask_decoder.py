@@ -1,4 +1,4 @@
-"""Aggregation of four feature levels into logits (3DSAM-adapter, section 3.4), and the prompts that correct them."""
+"""Aggregation of the feature levels into logits (3DSAM-adapter, section 3.4), and the prompts that correct them."""
 
 from __future__ import annotations
 
@@ -238,22 +238,23 @@ class _Branch(nn.Module):
 
 
 class AggregationDecoder(nn.Module):
-    """Four levels and the image, aggregated (3DSAM-adapter, section 3.4).
+    """The levels and the image, aggregated (3DSAM-adapter, section 3.4).
 
-    Each level passes a branch and is enlarged two times; the four and the image at that resolution are
+    Each level passes a branch and is enlarged two times; they and the image at that resolution are
     concatenated, convolved to two logits and enlarged to the crop. The convolution over the concatenation is a
     sum of convolutions, so what does not depend on the clicks (`context`) is computed once for all of them.
 
     Args:
         in_channels: channels of each feature level.
         channels: channels of the branches.
+        levels: feature levels, published are 4.
         correction: whether to have the `CorrectionPrompt`.
         correction_channels: its width.
         dropout: share of the channels of the click-free part and of the deepest feature that are left out in
             training, so that the decoder learns to go by the clicks too.
 
     Raises:
-        ValueError: if `dropout` is not at least 0 and below 1.
+        ValueError: if `dropout` is not at least 0 and below 1, or there is no level.
     """
 
     def __init__(
@@ -261,6 +262,7 @@ class AggregationDecoder(nn.Module):
         in_channels: int = 256,
         *,
         channels: int = 128,
+        levels: int = 4,
         correction: bool = True,
         correction_channels: int = 16,
         dropout: float = 0.0,
@@ -268,11 +270,17 @@ class AggregationDecoder(nn.Module):
         super().__init__()
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout}: expected a share of at least 0 and below 1.")
-        self.branches = nn.ModuleList(_Branch(in_channels, channels) for _ in range(4))
-        self.fuse = nn.Conv3d(4 * channels + 1, channels, 3, padding=1, bias=False)
+        if levels < 1:
+            raise ValueError(f"levels={levels}: expected 1 or more.")
+        self.branches = nn.ModuleList(_Branch(in_channels, channels) for _ in range(levels))
+        self.fuse = nn.Conv3d(levels * channels + 1, channels, 3, padding=1, bias=False)
         self.classify = nn.Conv3d(channels, 2, 3, padding=1, bias=False)
         self.correction = CorrectionPrompt(in_channels, channels, channels=correction_channels) if correction else None
         self.dropout = nn.Dropout3d(dropout)
+
+    def _shares(self) -> tuple[Tensor, ...]:
+        """The weights of the fusing convolution for each level, then for the image."""
+        return self.fuse.weight.split([self.classify.in_channels] * len(self.branches) + [1], dim=1)
 
     @staticmethod
     def _grid(feature: Tensor) -> list[int]:
@@ -282,26 +290,31 @@ class AggregationDecoder(nn.Module):
         """The part of the fusing convolution that no click changes.
 
         Args:
-            levels: the four feature levels, each (B, C, d, h, w); the last one is not used.
+            levels: the feature levels, each (B, C, d, h, w); the last one is not used.
             image: (B, 1, D, H, W).
 
         Returns:
             (B, channels, 2d, 2h, 2w).
 
         Raises:
-            ValueError: if the crop is a single token, over which no instance norm can be taken.
+            ValueError: if the crop is a single token, over which no instance norm can be taken, or the levels are
+                not as many as the decoder has branches.
         """
+        if len(levels) != len(self.branches):
+            raise ValueError(
+                f"there are {len(levels)} feature levels: expected {len(self.branches)}, one for each branch of the "
+                "decoder; give image encoder and mask decoder the same number of levels."
+            )
         if levels[0].shape[2:].numel() == 1:
             raise ValueError(
                 f"a crop of {tuple(image.shape[2:])} voxels is a single token: expected at least two tokens, take a "
                 "larger crop."
             )
-        width = self.classify.in_channels
-        weights = self.fuse.weight.split([width, width, width, width, 1], dim=1)
+        weights = self._shares()
         image = F.interpolate(image, size=self._grid(levels[0]), mode="trilinear", align_corners=False)
-        total = F.conv3d(image, weights[4], padding=1)
-        for level in range(3):
-            total = total + conv_of_enlarged(self.branches[level](levels[level]), weights[level])
+        total = F.conv3d(image, weights[-1], padding=1)
+        for level, weight in enumerate(weights[:-2]):
+            total = total + conv_of_enlarged(self.branches[level](levels[level]), weight)
         return total
 
     def forward(
@@ -327,13 +340,11 @@ class AggregationDecoder(nn.Module):
             (B, 2, D, H, W): background, lesion.
         """
         context, deepest = self.dropout(context), self.dropout(deepest)
-        width = self.classify.in_channels
-        weight = self.fuse.weight[:, 3 * width : 4 * width]
         added = None
         if self.correction is not None and (clicks is not None or mask is not None):
             added = self.correction(image, deepest, clicks, labels, mask, grid=self._grid(deepest))
             deepest = deepest + added[0]
-        fused = context + conv_of_enlarged(self.branches[3](deepest), weight)
+        fused = context + conv_of_enlarged(self.branches[-1](deepest), self._shares()[-2])
         if added is not None:
             fused = fused + added[1]
         logits = self.classify(F.relu(F.instance_norm(fused)))
@@ -357,5 +368,6 @@ def build_mask_decoder(variant: str | Variant = "vit_b", **overrides: Any) -> Ag
         "in_channels": v.out_channels,
         "channels": v.head_channels,
         "correction_channels": v.correction_channels,
+        "levels": v.levels,
     }
     return AggregationDecoder(**{**sizes, **overrides})

@@ -99,8 +99,8 @@ class PointSamplerHead(nn.Module):
         mlp_dim: hidden width of the MLP on the queries.
         num_layers: layers of exchange.
         num_queries: learnt global queries of each layer.
-        prompt_levels: feature levels that are prompted, 1 (shallowest) to 4 (deepest). As published the deepest alone;
-            each other one gets a head of its own, in ``shallower`` by its number (an ablation of the paper). The
+        prompt_levels: feature levels that are prompted, 1 (shallowest) to 3, and 4 for the deepest. As published that
+            alone; each other one gets a head of its own, in ``shallower`` by its number (an ablation of the paper). The
             decoder's part of these levels then depends on the clicks and is computed for each of them.
 
     Raises:

@@ -14,14 +14,15 @@ class Variant:
     Attributes:
         name: key in `VARIANTS`.
         embed_dim: width of the image encoder's tokens.
-        depth: number of transformer blocks, a multiple of four (a neck follows each quarter).
+        depth: number of transformer blocks, a multiple of ``levels`` (a neck follows each equal part of them).
         num_heads: attention heads of the image encoder.
         global_blocks: indices of the blocks that attend globally in SAM. In 3D they attend in windows like
             all others; only the length of their relative-position tables differs.
         table_size: side of SAM's position table, in patches (64 for its 1024-pixel images).
         sam_window: side of SAM's 2D windows, in patches; it fixes the length of the relative-position tables.
         window_size: side of the cubic attention windows, in tokens.
-        out_channels: channels of the four feature levels, and the width of the prompt head.
+        levels: feature levels, published as 4. Fewer, with less depth, cost less time.
+        out_channels: channels of the feature levels, and the width of the prompt head.
         prompt_heads: attention heads of the prompt head.
         prompt_mlp_dim: hidden width of the prompt head's MLP.
         head_channels: channels inside the mask decoder.
@@ -36,6 +37,7 @@ class Variant:
     table_size: int = 64
     sam_window: int = 14
     window_size: int = 8
+    levels: int = 4
     out_channels: int = 256
     prompt_heads: int = 8
     prompt_mlp_dim: int = 2048

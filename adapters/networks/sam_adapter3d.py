@@ -25,7 +25,7 @@ class ImageFeatures(NamedTuple):
     """What the network knows of a crop before any click.
 
     Attributes:
-        levels: four feature levels, each (B, C, d, h, w), the deepest last.
+        levels: the feature levels, each (B, C, d, h, w), the deepest last.
         context: (B, channels, 2d, 2h, 2w), the click-free part of the decoder.
     """
 
@@ -37,7 +37,7 @@ class SAMAdapter3D(nn.Module):
     """Promptable 3D segmentation: clicks in, two logits a voxel out.
 
     Args:
-        image_encoder: (B, 1, D, H, W) to four feature levels; has ``voxels_per_token`` (`ImageEncoder3D`).
+        image_encoder: (B, 1, D, H, W) to feature levels; has ``voxels_per_token`` (`ImageEncoder3D`).
         prompt_head: deepest level, clicks, labels, crop shape to the prompted level (`PointSamplerHead`).
         mask_decoder: has ``context(levels, image)`` and turns context and prompted level into logits
             (`AggregationDecoder`).
@@ -45,7 +45,8 @@ class SAMAdapter3D(nn.Module):
             it in ``network_def`` and scores scans by how much the masks of several passes differ.
 
     Raises:
-        ValueError: `dropout` is not at least 0 and below 1, or the decoder has none.
+        ValueError: `dropout` is not at least 0 and below 1, or the decoder has none; a level is prompted that
+            there is not.
 
     Example:
         >>> network = build_sam_adapter3d("tiny", crop_size=32)
@@ -71,6 +72,12 @@ class SAMAdapter3D(nn.Module):
                     "`dropout` (torch.nn.Dropout3d)."
                 )
             layer.p = dropout
+        necks, prompted = getattr(image_encoder, "necks", None), getattr(prompt_head, "shallower", {})
+        if necks is not None and any(int(level) >= len(necks) for level in prompted):
+            raise ValueError(
+                f"the prompt head prompts the levels {', '.join(prompted)} besides the deepest, the image encoder has "
+                f"{len(necks)} levels: prompt those before the last."
+            )
         self.image_encoder = image_encoder
         self.prompt_head = prompt_head
         self.mask_decoder = mask_decoder

@@ -288,3 +288,17 @@ def test_another_variant_of_the_same_name_is_built_from_its_sizes(tmp_path: Path
     sizes = {**identity(small())["sizes"], "head_channels": 4}
     made = build_sam_adapter3d(Variant("mine", **sizes), crop_size=16)
     assert identity(load_model(save_model(made, tmp_path / "model.pt")))["sizes"]["head_channels"] == 4
+
+
+def test_the_number_of_levels_is_kept_and_checked(tmp_path: Path) -> None:
+    sizes = {**identity(small())["sizes"], "levels": 2}
+    made = build_sam_adapter3d(Variant("mine", **sizes), crop_size=16)
+    path = save_model(made, tmp_path / "model.pt")
+    loaded = load_model(path)
+    assert identity(loaded)["sizes"]["levels"] == len(loaded.image_encoder.necks) == 2
+    image = torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.eval()(image), made.eval()(image))
+    assert "levels" not in identity(small())["sizes"]  # as in files from before there was a choice
+    with pytest.raises(ValueError, match="they differ in levels"):
+        small().load_state_dict(made.state_dict())

@@ -47,3 +47,15 @@ def test_gradients_autocast_and_tracing_take_the_plain_form(monkeypatch: pytest.
         assert conv_of_enlarged(x, weight).dtype == torch.bfloat16
     traced = torch.jit.trace(conv_of_enlarged, (x, weight.detach()), check_trace=False)
     assert "conv3d" in str(traced.graph) or "convolution" in str(traced.graph)
+
+
+def test_the_plain_form_is_taken_at_half_precision_and_said_at_debug_level(caplog: pytest.LogCaptureFixture) -> None:
+    x, weight = torch.randn(1, 2, 4, 4, 4), torch.randn(3, 2, 3, 3, 3)
+    with torch.no_grad(), caplog.at_level("DEBUG", logger="adapters"):
+        conv_of_enlarged(x, weight)
+        assert not caplog.records
+        half = conv_of_enlarged(x.bfloat16(), weight.bfloat16())
+    torch.testing.assert_close(half, plain(x.bfloat16(), weight.bfloat16()), rtol=0, atol=0)
+    assert [record.getMessage() for record in caplog.records] == [
+        "a volume is enlarged before it is convolved, as it is not of full precision"
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,31 @@ def test_another_crop_than_the_tables_were_made_for_equals_literal() -> None:
     with torch.no_grad():
         pairs = zip(network.image_encoder(image), literal.literal_encode(network.image_encoder, image), strict=True)
         assert max(relative_error(level, wanted) for level, wanted in pairs) <= 1e-5
+
+
+def test_a_crop_that_windows_do_not_divide_says_so_at_debug_level(caplog: pytest.LogCaptureFixture) -> None:
+    network = small_network((20, 32, 16))
+    with torch.no_grad(), caplog.at_level("DEBUG", logger="adapters"):
+        network.image_encoder(torch.randn(1, 1, 16, 32, 16))
+        assert not caplog.records
+        network.image_encoder(torch.randn(1, 1, 20, 32, 16))
+    (record,) = caplog.records
+    assert record.levelname == "DEBUG"
+    assert "a crop of (20, 32, 16) voxels has (5, 8, 4) tokens, no multiple of the windows of 4" in record.getMessage()
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_fewer_levels_equal_literal(levels: int) -> None:
+    network = build_sam_adapter3d(replace(SMALL, levels=levels), 32, mask_decoder={"correction": False}).eval()
+    randomised(network)
+    image = torch.randn(2, 1, 32, 32, 32)
+    with torch.no_grad():
+        found, context = network.encode(image)
+        reference = literal.literal_encode(network.image_encoder, image)
+        assert len(found) == len(reference) == levels
+        assert relative_error(found[-1], reference[-1]) <= 1e-5
+        logits = network.mask_decoder(context, found[-1], image)
+        assert relative_error(logits, literal.literal_decode(network.mask_decoder, reference, image)) <= 1e-5
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])

@@ -518,6 +518,17 @@ BAD_BUILDS: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"variant": SMALL, "crop_size": 16, "depth": 6},
         r"depth=6: expected a multiple of 4",
     ),
+    "no level": (
+        build_image_encoder,
+        {"variant": SMALL, "crop_size": 16, "levels": 0},
+        r"levels=0: expected 1 or more",
+    ),
+    "no branch": (build_mask_decoder, {"variant": SMALL, "levels": 0}, r"levels=0: expected 1 or more"),
+    "prompts at a level that is not there": (
+        build_sam_adapter3d,
+        {"variant": replace(SMALL, levels=2), "crop_size": 16, "prompt_head": {"prompt_levels": [2, 4]}},
+        r"prompts the levels 2 besides the deepest, the image encoder has 2",
+    ),
     "table": (build_image_encoder, {"variant": SMALL, "crop_size": 16, "table_size": 7}, r"table_size=7: .* even"),
     "heads": (WindowAttention3D, {"dim": 10, "num_heads": 4, "table_length": 7}, r"num_heads=4 does not divide .*=10"),
     "no deepest level": (PointSamplerHead, {"dim": 16, "prompt_levels": (2, 3)}, r"prompt_levels=\[2, 3\]: expected 4"),

@@ -170,20 +170,20 @@ def literal_neck(neck: Neck, x: Tensor) -> Tensor:
 
 
 def literal_encode(encoder: ImageEncoder3D, image: Tensor) -> list[Tensor]:
-    """Four feature levels of (B, 1, D, H, W), as `ImageEncoder3D` gives them."""
+    """The feature levels of (B, 1, D, H, W), as `ImageEncoder3D` gives them."""
     x = literal_patches(encoder.patch_embed, image, encoder.enlargement)
     x = x + literal_positions(encoder, x.shape[1:4])
     levels = []
-    quarter = len(encoder.blocks) // 4
+    part = len(encoder.blocks) // len(encoder.necks)
     for index, block in enumerate(encoder.blocks):
         x = literal_block(block, x)
-        if (index + 1) % quarter == 0:
-            levels.append(literal_neck(encoder.necks[index // quarter], x))
+        if (index + 1) % part == 0:
+            levels.append(literal_neck(encoder.necks[index // part], x))
     return levels
 
 
 def literal_decode(decoder: AggregationDecoder, levels: Sequence[Tensor], image: Tensor) -> Tensor:
-    """Logits (B, 2, D, H, W) of four levels (the last prompted or not) and the image; no correction."""
+    """Logits (B, 2, D, H, W) of the levels (the last prompted or not) and the image; no correction."""
     parts = []
     for branch, level in zip(decoder.branches, levels, strict=True):
         x = F.relu(F.instance_norm(F.conv3d(level, branch.conv1.weight, padding=1)))
