@@ -89,7 +89,7 @@ def measure_loading(
 
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
-        listed = []
+        listed: list[dict[str, str]] = []
         for number in range(cases):
             case = {key: f"{key}_{number}.nii.gz" for key in ("image", "label")}
             if listed:

@@ -121,4 +121,4 @@ def cached_dataset(
         return Dataset(data, transform)
     if not cache_dir:
         raise ValueError(f"cache='disk' with cache_dir={cache_dir!r}: expected the folder to write into.")
-    return _DiskDataset(data, transform, cache_dir, hash_func=_item_hash, hash_transform=_transform_hash)
+    return _DiskDataset(data, transform, Path(cache_dir), hash_func=_item_hash, hash_transform=_transform_hash)
