@@ -9,7 +9,7 @@ DOCS_VENV := .venv-docs
 # of its own: MONAI Label needs older pydicom than others want
 LABEL_VENV := .venv-label
 
-.PHONY: demo test test-slow lint docs benchmark label label-server test-label test-ohif clean
+.PHONY: demo test test-slow lint docs benchmark label label-server test-label test-ohif benchmark-gpu clean
 
 demo: $(DEMO)/report.html
 
@@ -43,6 +43,11 @@ test-ohif: $(LABEL_VENV)/.installed
 
 benchmark: $(STAMP)
 	$(BIN)/python -m adapters benchmark
+
+# all that a GPU is measured by, as a table and as benchmark-gpu.json
+benchmark-gpu: $(STAMP)
+	$(BIN)/python -m adapters benchmark --device cuda --output benchmark-gpu.json \
+	    --what network,training,batch,training_batch,crops,clicks,gpu_memory
 
 clean:
 	rm -rf $(DEMO) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov

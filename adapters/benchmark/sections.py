@@ -1,4 +1,4 @@
-"""What is compared with what: each section is a table, each of its rows a form that runs in processes of its own."""
+"""Runs the sections that are asked for, and shows them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import json
 import logging
 import os
 import platform
-import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import adapters
-from adapters.benchmark.measure import NO_SOURCE, literal_path, native_bfloat16
+from adapters.benchmark.communication import measure_communication
+from adapters.benchmark.plans import ON_CPU, ON_GPU, SECTIONS, Plan, make_section
+from adapters.benchmark.table import Row, Section, derived, medians, table
 from adapters.files import write_whole
 from adapters.networks import build_sam_adapter3d
 
@@ -30,154 +29,6 @@ _CHILD = (
     "import json, sys; from adapters.benchmark.measure import MEASUREMENTS; "
     "name, arguments = json.loads(sys.argv[1]); print(json.dumps(MEASUREMENTS[name](**arguments)))"
 )
-_MIB = 2**20
-_STEP = 32  # voxels from one crop size to the next: a window of attention
-
-
-@dataclass(frozen=True)
-class Row:
-    """A form of what a section measures.
-
-    Attributes:
-        title: how the table calls it.
-        measurement: a name in `MEASUREMENTS`.
-        arguments: of the measurement.
-    """
-
-    title: str
-    measurement: str
-    arguments: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A table.
-
-    Attributes:
-        title: says what is measured.
-        rows: the first is the one that the others are compared with.
-        columns: title of each value; those that end in ``_bytes`` are shown in MiB and compared as shares, those that
-            end in ``_s`` in seconds and compared as times as fast.
-        note: what a reader has to know.
-    """
-
-    title: str
-    rows: list[Row]
-    columns: dict[str, str]
-    note: str = ""
-    runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-
-
-_FORWARD = {
-    "encoder_s": "encoder (s)",
-    "first_click_s": "first click (s)",
-    "next_click_s": "next click (s)",
-    "peak_bytes": "peak of the process (MiB)",
-    "forward_bytes": "of it for the forward (MiB)",
-    "difference": "difference of the logits",
-}
-_NO_BFLOAT16 = "This CPU has no bfloat16 of its own: no row for it."
-
-
-def _literal(row: Row, *, wanted: bool) -> list[Row]:
-    return [row] if wanted and literal_path().is_file() else []
-
-
-def _fast(title: str, variant: str, crop_size: int, **more: int) -> Row:
-    """The library's form in float32."""
-    return Row(title, "network", {"form": "fast", "variant": variant, "crop_size": crop_size, **more})
-
-
-def _note(*, literal: bool) -> str:
-    notes = [NO_SOURCE.format(path=literal_path())] if literal and not literal_path().is_file() else []
-    return " ".join([*notes, *([] if native_bfloat16() else [_NO_BFLOAT16])])
-
-
-def _network(variant: str, crop_size: int, *, literal: bool) -> Section:
-    size = {"variant": variant, "crop_size": crop_size}
-    return Section(
-        f"network: {variant}, crop {crop_size}, one item, one click, without gradients",
-        [
-            *_literal(Row("literal", "network", {"form": "literal", **size}), wanted=literal),
-            _fast("float32", variant, crop_size),
-            *([Row("bfloat16", "network", {"form": "bfloat16", **size})] if native_bfloat16() else []),
-            Row("linear layers alone, as linear", "linear", {"form": "linear", **size}),
-            Row("linear layers alone, as convolution", "linear", {"form": "convolution", **size}),
-        ],
-        _FORWARD,
-        _note(literal=literal),
-    )
-
-
-def _training(variant: str, crop_size: int, *, literal: bool) -> Section:
-    size = {"variant": variant, "crop_size": crop_size}
-    forms = ["kept", "recomputed", *(["recomputed bfloat16"] if native_bfloat16() else [])]
-    return Section(
-        f"training: {variant}, crop {crop_size}, one item, one step",
-        [
-            *_literal(Row("literal", "training", {"form": "literal", **size}), wanted=literal),
-            *(Row(form, "training", {"form": form, **size}) for form in forms),
-        ],
-        {
-            "step_s": "step (s)",
-            "peak_bytes": "peak of the process (MiB)",
-            "step_bytes": "of it for the step (MiB)",
-            "difference": "difference of the gradients' norms",
-        },
-        _note(literal=literal),
-    )
-
-
-def _batch(variant: str, crop_size: int) -> Section:
-    rows = [_fast(f"{n} item{'s' * (n > 1)}", variant, crop_size, batch=n) for n in (1, 2, 4)]
-    columns = {"item_s": "first click, an item (s)", "peak_bytes": "peak of the process (MiB)"}
-    return Section(f"batch: {variant}, crop {crop_size}, float32", rows, columns)
-
-
-def _crops(variant: str, crop_size: int) -> Section:
-    sizes = list(range(_STEP, crop_size + 1, _STEP))[-4:] or [crop_size]
-    rows = [_fast(f"crop {n}", variant, n) for n in sizes]
-    columns = {key: _FORWARD[key] for key in ("encoder_s", "first_click_s", "next_click_s", "peak_bytes")}
-    return Section(f"crops: {variant}, float32", rows, columns)
-
-
-def _clicks(variant: str, crop_size: int) -> Section:
-    rows = [_fast(f"{n} click{'s' * (n > 1)}", variant, crop_size, clicks=n) for n in (1, 10, 100)]
-    columns = {key: _FORWARD[key] for key in ("next_click_s", "peak_bytes")}
-    return Section(f"clicks: {variant}, crop {crop_size}, float32", rows, columns)
-
-
-def _scan(shape: tuple[int, int, int]) -> Section:
-    from adapters.bundling.folders import find_bundle  # brings MONAI, which the measured processes do without
-
-    bundle = str(find_bundle("soft_tissue_sarcoma_ct"))
-    rows = [
-        Row(ending, "click", {"form": ending, "bundle": bundle, "shape": list(shape)}) for ending in (".nii.gz", ".nii")
-    ]
-    columns = {
-        "read_s": "file to tensor (s)",
-        "inferer_s": "crop and paste (s)",
-        "network_s": "network (s)",
-        "write_s": "logits to file (s)",
-        "outside_s": "all but the network (s)",
-        "peak_bytes": "peak of the process (MiB)",
-    }
-    size = " x ".join(map(str, shape))
-    return Section(f"scan: one click on a CT of {size} voxels, file to file, the sarcoma bundle", rows, columns)
-
-
-_AGAINST_LITERAL = {"network": _network, "training": _training}
-_GROWTH = {"batch": _batch, "crops": _crops, "clicks": _clicks}
-SECTIONS = (*_AGAINST_LITERAL, *_GROWTH, "scan")
-"""What can be measured; all but ``network`` only when asked for."""
-
-
-def _section(name: str, variant: str, crop_size: int, *, literal: bool, quick: bool) -> Section:
-    if name == "scan":
-        return _scan((128, 128, 75) if quick else (512, 512, 300))
-    if name in _AGAINST_LITERAL:
-        return _AGAINST_LITERAL[name](variant, crop_size, literal=literal)
-    return _GROWTH[name](variant, crop_size)
 
 
 def _in_fresh_process(row: Row) -> dict[str, Any]:
@@ -200,63 +51,28 @@ def _in_fresh_process(row: Row) -> dict[str, Any]:
     return result
 
 
-def _derived(run: Mapping[str, Any], first: Mapping[str, Any], row: Row) -> dict[str, Any]:
-    """A run with what follows from it and from the first row's."""
-    run = dict(run)
-    if "baseline_bytes" in run:
-        run["step_bytes" if "step_s" in run else "forward_bytes"] = run["peak_bytes"] - run["baseline_bytes"]
-    if "first_click_s" in run:
-        run["item_s"] = run["first_click_s"] / row.arguments.get("batch", 1)
-    for key in ("projected", "gradient"):
-        if key in run and key in first:
-            there, here = (np.array(list(r[key].values()) if key == "gradient" else r[key]) for r in (first, run))
-            run["difference"] = float(np.linalg.norm(here - there) / np.linalg.norm(there))
-    return run
-
-
-def _run(sections: Sequence[Section], repeats: int) -> None:
-    """Run every row, the rows of a section in turn, so that a slow minute of the machine hits all of them."""
-    for section in sections:
-        for repeat in range(repeats):
-            for row in section.rows:
-                logger.info("%s: %s, run %d of %d", section.title, row.title, repeat + 1, repeats)
-                run = _in_fresh_process(row)
-                runs = section.runs.setdefault(row.title, [])
-                first = section.runs[section.rows[0].title]
-                runs.append(_derived(run, first[0] if first else run, row))
-
-
-def _medians(section: Section) -> dict[str, dict[str, float]]:
-    return {
-        title: {key: statistics.median(run[key] for run in runs) for key in section.columns if key in runs[0]}
-        for title, runs in section.runs.items()
-    }
-
-
-def _cell(key: str, value: float | None, first: float | None, *, compare: bool) -> str:
-    if value is None:
-        return ""
-    if key == "difference":
-        return f"{value:.0e}"
-    text = f"{value / _MIB:.0f}" if key.endswith("_bytes") else f"{value:.2f}"
-    if not compare or not first or not value:
-        return text
-    return f"{text} ({value / first:.0%})" if key.endswith("_bytes") else f"{text} ({first / value:.2f} x)"
-
-
-def _table(section: Section) -> str:
-    medians = _medians(section)
-    first = medians[section.rows[0].title]
-    lines = [
-        section.title,
-        "",
-        f"| {' | '.join(['', *section.columns.values()])} |",
-        f"|{' --- |' * (len(section.columns) + 1)}",
-    ]
-    for number, (title, values) in enumerate(medians.items()):
-        cells = [_cell(key, values.get(key), first.get(key), compare=number > 0) for key in section.columns]
-        lines.append(f"| {' | '.join([title, *cells])} |")
-    return "\n".join([*lines, *(["", section.note] if section.note else [])])
+def _run(section: Section, repeats: int) -> None:
+    """Run every row, in turn with the others, so that a slow minute of the machine hits all of them."""
+    for repeat in range(repeats):
+        for row in section.rows:
+            if row.title in section.left_out:
+                continue
+            logger.info("%s: %s, run %d of %d", section.title, row.title, repeat + 1, repeats)
+            try:
+                # what is calculated and not measured needs no process
+                computed = row.measurement == "communication"
+                run = measure_communication(**row.arguments) if computed else _in_fresh_process(row)
+            except ChildProcessError as err:
+                if not section.optional:
+                    raise
+                section.left_out[row.title] = str(err)
+                section.runs.pop(row.title, None)
+                continue
+            runs = section.runs.setdefault(row.title, [])
+            first = next(iter(section.runs.values()))
+            runs.append(derived(run, first[0] if first else run, row))
+    if not section.runs:
+        raise ChildProcessError(f"{section.title}: no row could be run. {' '.join(section.left_out.values())}")
 
 
 def _processor() -> str:
@@ -268,28 +84,58 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def _checked(what: Sequence[str] | None, device: str, *, quick: bool) -> Sequence[str]:
+    """The sections that are wanted.
+
+    Raises:
+        ValueError: if one is unknown or not for the device, or the device is not there.
+    """
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device={device!r}: expected cpu or cuda.")
+    possible = ON_CPU if device == "cpu" else ON_GPU
+    if what is None:
+        what = possible if quick else ("network",)
+    if unknown := [name for name in what if name not in SECTIONS]:
+        raise ValueError(f"what={unknown[0]!r}: expected some of {', '.join(SECTIONS)}.")
+    if elsewhere := [name for name in what if name not in possible]:
+        other = "cpu" if device == "cuda" else "cuda"
+        raise ValueError(f"what={elsewhere[0]!r} is not measured on {device!r}: take device={other!r} for it.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device='cuda': torch {torch.__version__} finds no CUDA GPU here. Leave device out to measure the CPU, or "
+            "run this on a machine with an NVIDIA GPU, its driver and a build of torch for CUDA."
+        )
+    return what
+
+
 def benchmark(
-    variant: str = "vit_b",
-    crop_size: int = 128,
+    variant: str | None = None,
+    crop_size: int | None = None,
     repeats: int = 5,
     *,
-    what: Sequence[str] = ("network",),
+    what: Sequence[str] | None = None,
     literal: bool = True,
     quick: bool = False,
+    device: str = "cpu",
     output: str | None = None,
 ) -> str:
     """Measure the library's forms beside the literal one, each run in a fresh process.
 
-    The runs of a table take turns; medians count. Random weights (for ``scan`` those of the bundle), all threads that
-    torch takes. The literal form of ``vit_b`` at 128 needs about 9 GB without gradients, and about 35 GB with them.
+    The runs of a table take turns; medians count. Random weights (for ``scan`` those of the bundle), all threads
+    that torch takes. The literal form of ``vit_b`` at 128 needs about 9 GB without gradients, and about 35 GB
+    with them. On a GPU times are in milliseconds, memory is that of torch's tensors in GB, and a row that fails, such
+    as one that the GPU has no memory for, is left out and named.
 
     Args:
-        variant: name of a variant: tiny, vit_b, vit_l or vit_h.
-        crop_size: side of the crop, in voxels.
+        variant: name of a variant: tiny, vit_b, vit_l or vit_h. None: vit_b; tiny for ``processes``, and with `quick`
+            for all but ``network`` and ``communication``.
+        crop_size: side of the crop, in voxels. None: 128; 64 for ``processes`` and with `quick`.
         repeats: runs of each row.
-        what: which of `SECTIONS`.
+        what: which of `SECTIONS`. None: ``network``; with `quick` all that the device has.
         literal: whether to run the literal form, which a source checkout has and an installed package has not.
-        quick: one run of each row, and a smaller scan.
+        quick: one run of each row, and smaller crops and scans.
+        device: "cpu", or "cuda" for the sections that a GPU has: network, training, batch, training_batch, crops,
+            clicks, gpu_memory.
         output: JSON file to write with every run, or None.
 
     Returns:
@@ -297,33 +143,42 @@ def benchmark(
         as the first row, or which share of its memory.
 
     Raises:
-        ValueError: if the variant or a section is unknown, the crop does not fit, or repeats is less than 1.
+        ValueError: if the variant or a section is unknown, the crop does not fit, repeats is less than 1, or the device
+            is not there or does not have a section.
         FileNotFoundError: if the folder of `output` is not there.
         ChildProcessError: if a run fails.
     """
     if repeats < 1:
         raise ValueError(f"repeats={repeats}: expected 1 or more.")
-    if unknown := [name for name in what if name not in SECTIONS]:
-        raise ValueError(f"what={unknown[0]!r}: expected some of {', '.join(SECTIONS)}.")
+    what = _checked(what, device, quick=quick)
     if output is not None and not Path(output).resolve().parent.is_dir():
         raise FileNotFoundError(f"the folder of output={output} is not there: make it first.")
+    plan = Plan(variant, crop_size, literal, quick, device)
     with torch.device("meta"):
-        build_sam_adapter3d(variant, crop_size)  # says what is wrong before anything takes long
+        build_sam_adapter3d(**plan.size())  # says what is wrong before anything takes long
 
-    sections = {name: _section(name, variant, crop_size, literal=literal, quick=quick) for name in what}
-    _run(list(sections.values()), 1 if quick else repeats)
+    repeats = 1 if quick else repeats
+    sections = {name: make_section(name, plan) for name in what}
+    for section in sections.values():
+        _run(section, repeats)
     machine = {
         "machine": f"{_processor()} ({platform.system()})",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "repeats": 1 if quick else repeats,
+        "repeats": repeats,
     }
+    if device != "cpu":
+        machine |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     if output is not None:
-        found = {name: {"title": s.title, "medians": _medians(s), "runs": s.runs} for name, s in sections.items()}
+        found = {
+            name: {"title": s.title, "note": s.note, "left_out": s.left_out, "medians": medians(s), "runs": s.runs}
+            for name, s in sections.items()
+        }
         write_whole(Path(output), json.dumps({**machine, "sections": found}, indent=2) + "\n")
+    gpu = f"{machine['gpu']}, CUDA {machine['cuda']}, " if device != "cpu" else ""
     head = (
-        f"{machine['machine']}, {machine['threads']} threads, torch {machine['torch']}, median of "
+        f"{gpu}{machine['machine']}, {machine['threads']} threads, torch {machine['torch']}, median of "
         f"{machine['repeats']} runs"
     )
-    return "\n\n".join([head, *map(_table, sections.values())])
+    return "\n\n".join([head, *map(table, sections.values())])

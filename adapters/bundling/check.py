@@ -641,7 +641,8 @@ def _property_problems(path: Path, config: Mapping[str, Any], kind: str, folder:
     changes: dict[str, Any] = {"device": "cpu", "sam_checkpoint": None, "num_workers": 0}
     changes |= dict.fromkeys(("dataset_dir", "ckpt_dir", "output_dir"), folder)
     changes |= {f"{part}dataset#data": [{}] if part else [] for part in ("train#", "validate#", "")}
-    changes |= {f"{part}#dataset#cache_rate": 0.0 for part in ("train", "validate")}
+    for part in ("train", "validate"):
+        changes |= {f"{part}#dataset#cache": "none", f"{part}#dataset#cache_rate": 0.0}
     workflow = ConfigWorkflow(config_file=str(path), workflow_type=kind, logging_file=False)
     required = [
         value[BundlePropertyConfig.ID] for value in workflow.properties.values() if value.get(BundleProperty.REQUIRED)

@@ -1,5 +1,6 @@
-"""Dictionary transforms for configurations, and readers of the data lists they start from."""
+"""Dictionary transforms for configurations, and the data lists and data sets that they work on."""
 
+from .caching import cached_dataset
 from .clicks import RequestToClicksd, SimulateClicksd
 from .datalist import load_datalist, load_requests
 from .mask import LesionMaskd, LesionProbabilityd, ThresholdLesiond
@@ -18,6 +19,7 @@ __all__ = [
     "SafeSpacingd",
     "SimulateClicksd",
     "ThresholdLesiond",
+    "cached_dataset",
     "load_datalist",
     "load_requests",
 ]

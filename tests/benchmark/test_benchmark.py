@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.benchmark import benchmark, sections
+from adapters.benchmark import benchmark, plans, sections
 from adapters.benchmark.measure import MEASUREMENTS, measure_network
-from adapters.benchmark.sections import Row
+from adapters.benchmark.plans import ON_CPU
+from adapters.benchmark.table import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 SARCOMA = str(ROOT / "bundles" / "soft_tissue_sarcoma_ct_samadapter_deepgrow")
@@ -61,7 +62,7 @@ def test_rows_take_turns_and_medians_count(monkeypatch: pytest.MonkeyPatch) -> N
         return {**small, "encoder_s": time, "first_click_s": time, "next_click_s": 0.1, "peak_bytes": 3 * 2**20}
 
     monkeypatch.setattr(sections, "_in_fresh_process", fake)
-    monkeypatch.setattr(sections, "native_bfloat16", lambda: False)
+    monkeypatch.setattr(plans, "native_bfloat16", lambda: False)
     lines = benchmark("tiny", 32, 3).splitlines()
     assert seen[:4] == seen[4:8] == ["literal", "float32", *seen[2:4]]
     assert lines[4] == (
@@ -77,14 +78,21 @@ def test_rows_take_turns_and_medians_count(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_training_has_the_same_gradients_in_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sections, "_in_fresh_process", here)
-    monkeypatch.setattr(sections, "native_bfloat16", lambda: False)
+    monkeypatch.setattr(plans, "native_bfloat16", lambda: False)
     lines = benchmark("tiny", 16, 1, what=["training"]).splitlines()
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in lines[6:9]}
     assert list(rows) == ["literal", "kept", "recomputed"]
     assert all(float(row[-1].strip(" |")) < 1e-4 for row in rows.values())
 
 
-@pytest.mark.parametrize(("what", "titles"), [("batch", ["1 item", "2 items", "4 items"]), ("crops", ["crop 16"])])
+@pytest.mark.parametrize(
+    ("what", "titles"),
+    [
+        ("batch", ["1 item", "2 items", "4 items"]),
+        ("training_batch", ["1 item", "2 items", "4 items"]),
+        ("crops", ["crop 16"]),
+    ],
+)
 def test_growth(what: str, titles: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
 
@@ -95,7 +103,7 @@ def test_growth(what: str, titles: list[str], monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sections, "_in_fresh_process", counted)
     lines = benchmark("tiny", 16, 1, what=[what]).splitlines()[6:]
     assert [line.split(" | ")[0].strip("| ") for line in lines[: len(titles)]] == titles
-    assert [arguments.get("batch", 1) for arguments in measured] == ([1, 2, 4] if what == "batch" else [1])
+    assert [arguments.get("batch", 1) for arguments in measured] == ([1] if what == "crops" else [1, 2, 4])
 
 
 def test_a_click_from_file_to_file() -> None:
@@ -105,6 +113,36 @@ def test_a_click_from_file_to_file() -> None:
     assert found["outside_s"] == pytest.approx(sum(parts))
 
 
+def test_a_quick_run_has_every_table_and_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: dict[str, list[dict[str, Any]]] = {}
+
+    def noted(row: Row) -> dict[str, Any]:
+        measured.setdefault(row.measurement, []).append(row.arguments)
+        words = ("step", "first_click", "next_click", "encoder", "reduce", "read", "write", "outside", "prepare")
+        return {**{f"{word}_s": 1.0 for word in words}, "peak_bytes": 2**20, "baseline_bytes": 2**19}
+
+    monkeypatch.setattr(sections, "_in_fresh_process", noted)
+    text = benchmark(quick=True)
+    titles = [line.split(":")[0] for line in text.splitlines() if line.split(":")[0] in ON_CPU]
+    assert titles == list(ON_CPU)
+    network = [arguments for arguments in measured["network"] if arguments["variant"] == "vit_b"]
+    assert {arguments["form"] for arguments in network} >= {"literal", "fast"}
+    small = [arguments for rows in measured.values() for arguments in rows if "variant" in arguments]
+    assert all(arguments["crop_size"] <= 64 for arguments in small)
+    assert all(arguments["variant"] == "tiny" for arguments in measured["training"] + measured["processes"])
+    # one run of each row
+    assert len(measured["click"]) == 4
+    assert measured["click"][-1]["options"]["crop_size"] == 32
+
+
+def test_a_click_with_other_options() -> None:
+    options = {"crop_size": 16, "variant": "tiny", "spacing": 4.0, "grow": False, "max_crops": 1}
+    kidney = SARCOMA.replace("soft_tissue_sarcoma", "kidney_tumor")
+    found = MEASUREMENTS["click"](form=".nii", bundle=kidney, shape=[64, 64, 32], options=options)
+    assert found["network_s"] > 0
+    assert found["outside_s"] == pytest.approx(found["read_s"] + found["inferer_s"] + found["write_s"])
+
+
 def test_more_clicks_change_the_logits() -> None:
     one, ten = (measure_network("fast", "tiny", 16, clicks=clicks)["projected"] for clicks in (1, 10))
     assert np.linalg.norm(np.subtract(one, ten)) > 1e-3 * np.linalg.norm(one)
@@ -112,7 +150,7 @@ def test_more_clicks_change_the_logits() -> None:
 
 def test_without_a_source_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     missing = tmp_path / "literal.py"
-    for module in ("measure", "sections"):
+    for module in ("common", "plans"):
         monkeypatch.setattr(f"adapters.benchmark.{module}.literal_path", lambda: missing)
     monkeypatch.setattr(sections, "_in_fresh_process", here)
     table = benchmark("tiny", 16, 1)
@@ -133,7 +171,7 @@ def test_literal_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"variant": "vit_x"}, ValueError, "unknown variant 'vit_x'"),
         ({"variant": "tiny", "crop_size": 30}, ValueError, r"\(30, 30, 30\) does not fit the patches"),
         ({"repeats": 0}, ValueError, "repeats=0: expected 1 or more"),
-        ({"what": ["speed"]}, ValueError, "what='speed': expected some of network, training, batch"),
+        ({"what": ["speed"]}, ValueError, "what='speed': expected some of network, training, batch, training_batch"),
         ({"output": "/nowhere/at/all.json"}, FileNotFoundError, "folder of output=/nowhere/at/all.json is not there"),
     ],
 )

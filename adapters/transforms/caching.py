@@ -1,0 +1,124 @@
+"""Data sets that keep what is expensive of each case, in memory or on disk, and repeat what is left to chance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import monai
+import torch
+from monai.data import CacheDataset, Dataset, PersistentDataset
+from monai.data.utils import pickle_hashing
+from monai.utils import convert_to_tensor
+
+import adapters
+from adapters.files import replacing
+
+__all__ = ["Cache", "cached_dataset"]
+
+logger = logging.getLogger(__name__)
+
+Cache = Literal["memory", "disk", "none"]
+
+
+def _file_state(value: Any) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of files, and of those in a folder; nothing for what is no path."""
+    if isinstance(value, (list, tuple)):
+        return [state for each in value for state in _file_state(each)]
+    if not isinstance(value, (str, PathLike)):
+        return []
+    path = Path(value).expanduser()
+    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+def _item_hash(item: Mapping[str, Any]) -> bytes:
+    """A digest of a case: of its entries, and of the states of the files that they name."""
+    states = {str(key): _file_state(value) for key, value in item.items()}
+    try:
+        text = json.dumps([item, states], sort_keys=True, default=os.fspath)
+    except TypeError as err:
+        raise ValueError(
+            f"cache='disk' tells cases by what they are called, and one cannot be written down ({err}): expected "
+            "paths, numbers and words; take cache='memory' for others."
+        ) from err
+    return hashlib.sha256(text.encode()).hexdigest().encode()
+
+
+def _transform_hash(transforms: Any) -> bytes:
+    """A digest of transforms with their options, and of the versions of the code that they are."""
+    try:
+        return pickle_hashing([monai.__version__, adapters.__version__, transforms])
+    except (pickle.PicklingError, AttributeError, TypeError) as err:
+        raise ValueError(
+            f"cache='disk' tells by its options whether a transform has changed, and one has none that can be "
+            f"written down ({err}): expected no lambda before the first random transform; take a named function, or "
+            "cache='memory'."
+        ) from err
+
+
+class _DiskDataset(PersistentDataset):
+    """MONAI's `PersistentDataset`, whose files are written whole or not at all wherever the folder is.
+
+    MONAI moves them from the system's folder of temporary files, which copies where that is on another disk, and does
+    not start if such a copy was interrupted.
+    """
+
+    def _cachecheck(self, item_transformed: Any) -> Any:
+        folder = Path(self.cache_dir)  # type: ignore[arg-type]  # always given
+        file = folder / f"{self.hash_func(item_transformed).decode()}{self.transform_hash}.pt"
+        if file.is_file():
+            try:
+                return torch.load(file, weights_only=True)
+            except Exception as err:  # a damaged file raises anything
+                logger.warning("%s cannot be read (%s): it is made anew", file, (str(err).splitlines() or [""])[0])
+        kept = convert_to_tensor(
+            self._pre_transform(deepcopy(item_transformed)), convert_numeric=False, track_meta=self.track_meta
+        )
+        with replacing(file) as temporary:
+            torch.save(kept, temporary)
+        return kept
+
+
+def cached_dataset(
+    data: Sequence[Mapping[str, Any]],
+    transform: Callable[..., Any],
+    cache: Cache = "memory",
+    cache_dir: str | PathLike | None = None,
+    *,
+    num_workers: int = 1,
+) -> Dataset:
+    """A data set that keeps each case as it is before the first random transform.
+
+    Args:
+        data: the cases, with the paths of their files.
+        transform: MONAI's `Compose`; what is expensive (loading, orienting, resampling) comes before what is random.
+        cache: "memory" keeps all cases in this process (MONAI's `CacheDataset`), "disk" writes each to a file when it
+            is first needed (MONAI's `PersistentDataset`), "none" makes all anew each time. A file is for one case as
+            its scans were, and one list of transforms: where a scan has changed (path, size or time of change), or an
+            option of a transform, or a version of MONAI or of this library, another is made. Old ones stay until the
+            folder is emptied. What is kept on disk has no metadata, so the random transforms get plain tensors.
+        cache_dir: folder for "disk"; made if it is not there. Several trainings may share it.
+        num_workers: threads that fill the memory.
+
+    Raises:
+        ValueError: another word; for "disk" no folder, or a transform that cannot be told from another by its options;
+            (when asked for a case) one of others than paths, numbers and words.
+    """
+    if cache not in get_args(Cache):
+        raise ValueError(f"cache={cache!r}: expected one of {', '.join(get_args(Cache))}.")
+    if cache == "memory":
+        return CacheDataset(data, transform, num_workers=num_workers, progress=False)
+    if cache == "none":
+        return Dataset(data, transform)
+    if not cache_dir:
+        raise ValueError(f"cache='disk' with cache_dir={cache_dir!r}: expected the folder to write into.")
+    return _DiskDataset(data, transform, Path(cache_dir), hash_func=_item_hash, hash_transform=_transform_hash)
