@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +57,18 @@ DARK = {"#0072B2", "#D55E00", "#009E73", "#000000", "#7F7F7F"}
 PART_COLOURS = ("#E4E4E4", "#EFEFEF", "#E4E4E4", "#EFEFEF")
 DEPTH = 4  # rows of parts above the row of kinds
 POINTS = 7.5
-WIDTH = 12.0
+WIDTH = 12.0  # inches of the axis of time
+ROW = 27  # points of a row's height
 
 
 def measure(name: str, **arguments: Any) -> dict[str, Any]:
     """What a fresh process measures."""
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, name, json.dumps(arguments)], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-c", CHILD, name, json.dumps(arguments)],
+        env={**os.environ, "KINETO_LOG_LEVEL": "99"},  # the profiler is silent about GPUs that it does not find
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -139,12 +146,14 @@ def box(axes: Axes, left: float, width: float, rows: tuple[float, float], text: 
     axes.barh((upper + lower) / 2, width, lower - upper, left, color=colour, edgecolor="white", linewidth=0.6)
     room = width / scale * WIDTH * 72 * 0.9
     ink = "white" if colour in DARK else "black"
-    lines = (text, text.replace(" (", "\n(", 1), text.rsplit(" (", 1)[0])
+    name, seconds = text.rsplit(" (", 1)
+    wrapped = textwrap.fill(name, 11, break_long_words=False)
+    lines = (text, f"{name}\n({seconds}", f"{wrapped}\n({seconds}", name, wrapped)
     for line, turned in [(line, turned) for turned in (False, True) for line in lines]:
         longest = max(map(len, line.split("\n"))) * POINTS * 0.52
         high = (line.count("\n") + 1) * POINTS * 1.3
         needed, other = (high, longest) if turned else (longest, high)
-        if needed < room and other < (lower - upper) * 24:
+        if needed < room and other < (lower - upper) * ROW:
             place = {"ha": "center", "va": "center", "rotation": 90 if turned else 0}
             axes.text(left + width / 2, (upper + lower) / 2, line, color=ink, fontsize=POINTS, **place)
             return
@@ -173,7 +182,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     """Both forms on one scale of time, and the floor."""
     scale = max(found[form]["seconds"] for form in FORMS) * 1.005
     figure, panels = plt.subplots(
-        3, 1, figsize=(WIDTH + 0.6, 6.6), sharex=True, height_ratios=(6, 6, 1.2), layout="constrained"
+        3, 1, figsize=(WIDTH + 0.6, 7.4), sharex=True, height_ratios=(6, 6, 1.2), layout="constrained"
     )
     for axes, form in zip(panels, FORMS, strict=False):
         draw_tree(axes, found[form]["tree"], scale)
