@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
@@ -53,7 +54,7 @@ _PATCHES, _ADAPTERS, _ATTENTION, _NECKS = "patch embedding", "adapters", "window
 _PARTS = {_CLICK, _ENCODER, _PATCHES, _BLOCKS, _ADAPTERS, _ATTENTION, _MLP, _NECKS, _HEAD, _DECODER}
 _OF_ENCODER = (_PATCHES, _ADAPTERS, _ATTENTION, _MLP, _NECKS)
 _CLICKS = 1
-_TURNS = 2  # each library's rate is the best of so many runs
+_TURNS = 3  # each library's rate is the best of so many runs
 
 
 # --- products, counted
@@ -255,12 +256,12 @@ def _sorted(event: Any, parts: tuple[str, ...] = (), *, in_linear: bool = False)
 
 def _tree(times: Sequence[_Time], path: tuple[str, ...]) -> dict[str, Any]:
     """A part with all its calls: seconds, those of its parts, and by kind those that are in none of them."""
-    inside = [time for time in times if time.parts[: len(path)] == path]
-    below = dict.fromkeys(time.parts[len(path)] for time in inside if len(time.parts) > len(path))
+    inside = [each for each in times if each.parts[: len(path)] == path]
+    below = dict.fromkeys(each.parts[len(path)] for each in inside if len(each.parts) > len(path))
     return {
         "name": path[-1],
-        "seconds": math.fsum(time.seconds for time in inside),
-        "kinds": _sums((time.kind, time.seconds) for time in inside if time.parts == path),
+        "seconds": math.fsum(each.seconds for each in inside),
+        "kinds": _sums((each.kind, each.seconds) for each in inside if each.parts == path),
         "parts": [_tree(inside, (*path, name)) for name in below],
     }
 
@@ -282,7 +283,8 @@ def measure_profile(form: Form, variant: str, crop_size: int) -> dict[str, Any]:
         crop_size: side of the crop, in voxels.
 
     Returns:
-        ``seconds`` of the whole; ``kinds``: seconds by kind of operation, see `KINDS`, that sum up to the whole;
+        ``seconds`` of the whole; ``cores`` that the process had on average, fewer than its threads if others worked
+        beside it; ``kinds``: seconds by kind of operation, see `KINDS`, that sum up to the whole;
         ``operators``: the same by torch's name; ``tree``: a part of the network with its ``seconds``, its ``parts``
         (trees again) and by ``kinds`` the time in none of them. A layer's copies of its input count as copies. The
         necks' linear layer is a convolution in the literal form.
@@ -305,6 +307,7 @@ def measure_profile(form: Form, variant: str, crop_size: int) -> dict[str, Any]:
         torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profile,
         record_function(_CLICK),
     ):
+        busy = time.process_time()
         if literal:
             levels = literal.literal_encode(network.image_encoder, image)
             deepest = network.prompt_head(levels[-1], points, labels, tuple(image.shape[2:]))
@@ -313,13 +316,15 @@ def measure_profile(form: Form, variant: str, crop_size: int) -> dict[str, Any]:
             levels = network.image_encoder(image)
             context = network.mask_decoder.context(levels, image)  # type: ignore[operator]
             network.decode(ImageFeatures(levels, context), image, points, labels)
+        busy = time.process_time() - busy
     (whole,) = (event for event in profile.events() or () if event.name == _CLICK)
     times = list(_sorted(whole))
-    kinds = _sums((time.kind, time.seconds) for time in times)
+    kinds = _sums((each.kind, each.seconds) for each in times)
     return {
         "seconds": whole.cpu_time_total / 1e6,
+        "cores": busy / (whole.cpu_time_total / 1e6),
         "kinds": {kind: kinds.get(kind, 0.0) for kind in KINDS},
-        "operators": _sums((time.operator, time.seconds) for time in times),
+        "operators": _sums((each.operator, each.seconds) for each in times),
         "tree": _tree(times, (_CLICK,)),
     }
 

@@ -128,9 +128,13 @@ def tables(found: dict[str, Any]) -> str:
     ]
     total = [f"{sum(floor['floor_s'][whole].values()):.1f}" for whole in ("encoder", "click")]
     rates = [[library, f"{rate:.0f}"] for library, rate in floor["gflop_per_s"].items()]
+    said = (
+        f"{found['machine']}; {found['variant']}, crop {found['crop_size']}, float32, one run of each form. "
+        f"On average literal had {literal['cores']:.1f} cores, fast {fast['cores']:.1f}."
+    )
     return "\n\n".join(
         [
-            f"{found['machine']}; {found['variant']}, crop {found['crop_size']}, float32, one run of each form",
+            said,
             table(["kind of operation", *head], [*kinds, row("all", wholes)]),
             table(["part", *head], parts),
             table(["part", "products", "literal (GFLOP)", "fast (GFLOP)"], [*products, ["all", "", *sums]]),
