@@ -33,6 +33,7 @@ CHILD = (
     "print(json.dumps(getattr(profile, sys.argv[1])(**json.loads(sys.argv[2]))))"
 )
 FORMS = ("literal", "fast")
+BEGIN, END = "<!-- profile -->", "<!-- end of profile -->"
 TITLES = {"literal": "literal: each step as it is described", "fast": "fast: the library's form"}
 # of Okabe and Ito, told apart by colour-blind readers, and greys
 COLOURS = dict(
@@ -121,13 +122,15 @@ def tables(found: dict[str, Any]) -> str:
         for part, kinds in counts["fast"].items()
         for kind in kinds
     ]
-    sums = [str(f"{sum(sum(k.values()) for k in counts[form].values()) / 1e9:.1f}") for form in FORMS]
-    floors = [
-        [kind, *(f"{floor['floor_s'][whole][kind]:.1f}" for whole in ("encoder", "click"))]
-        for kind in floor["floor_s"]["click"]
-    ]
-    total = [f"{sum(floor['floor_s'][whole].values()):.1f}" for whole in ("encoder", "click")]
+    sums = [f"{sum(sum(kinds.values()) for kinds in counts[form].values()) / 1e9:.1f}" for form in FORMS]
     rates = [[library, f"{rate:.0f}"] for library, rate in floor["gflop_per_s"].items()]
+    names = {"encoder": seconds, "click": {form: {"click": found[form]["seconds"]} for form in FORMS}}
+    floors = []
+    for whole, of_forms in names.items():
+        least = floor["floor_s"][whole]
+        for what, s in (("linear layers", least["linear layers"]), ("all products", sum(least.values()))):
+            times = [f"{of_forms[form][whole] / s:.2f}" for form in FORMS]
+            floors.append([f"{whole}: {what}", f"{s:.1f}", *times])
     said = (
         f"{found['machine']}; {found['variant']}, crop {found['crop_size']}, float32, one run of each form. "
         f"On average literal had {literal['cores']:.1f} cores, fast {fast['cores']:.1f}."
@@ -139,7 +142,7 @@ def tables(found: dict[str, Any]) -> str:
             table(["part", *head], parts),
             table(["part", "products", "literal (GFLOP)", "fast (GFLOP)"], [*products, ["all", "", *sums]]),
             table(["matrix products of the encoder", "GFLOP/s"], rates),
-            table(["floor", "encoder (s)", "click (s)"], [*floors, ["all products", *total]]),
+            table(["floor", "seconds", "literal takes ... times as long", "fast takes ... times as long"], floors),
         ]
     )
 
@@ -226,6 +229,9 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="none: tables alone")
     parser.add_argument("--output", type=Path, help="JSON file for what was measured")
     parser.add_argument("--measured", type=Path, help="such a file: nothing is measured")
+    parser.add_argument(
+        "--page", type=Path, help="a page that gets the tables between its lines " + BEGIN + " and " + END
+    )
     options = parser.parse_args()
     if options.measured:
         found = json.loads(options.measured.read_text(encoding="utf-8"))
@@ -234,6 +240,11 @@ def main() -> None:
     if options.output:
         options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(tables(found) + "\n")
+    if options.page:
+        text = options.page.read_text(encoding="utf-8")
+        before, _, rest = text.partition(BEGIN)
+        _, _, after = rest.partition(END)
+        options.page.write_text(f"{before}{BEGIN}\n\n{tables(found)}\n\n{END}{after}", encoding="utf-8")
     if options.picture:
         draw(found, options.picture)
 

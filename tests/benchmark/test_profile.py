@@ -208,5 +208,11 @@ def test_tables_and_picture(tmp_path: Path) -> None:
     assert all(f"\n| {kind} | " in printed for kind in KINDS)
     assert f"| best | {found['floor']['gflop_per_s']['best']:.0f} |" in printed
     assert "| MLP | linear layers | 0.1 | 0.1 |" in printed
-    assert run("--measured", str(measured), "--picture", str(picture)) == printed
+    floor = found["floor"]["floor_s"]["click"]
+    assert f"| click: all products | {sum(floor.values()):.1f} | {literal / sum(floor.values()):.2f} | " in printed
+    page = tmp_path / "page.md"
+    page.write_text("# Page\n\n<!-- profile -->\nold\n<!-- end of profile -->\n\nText.\n")
+    assert run("--measured", str(measured), "--picture", str(picture), "--page", str(page)) == printed
+    tables = f"<!-- profile -->\n\n{printed.strip()}\n\n<!-- end of profile -->"
+    assert page.read_text() == f"# Page\n\n{tables}\n\nText.\n"
     assert picture.stat().st_size > 20_000
