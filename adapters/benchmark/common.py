@@ -25,7 +25,6 @@ __all__ = [
     "make_image",
     "make_network",
     "memory",
-    "native_bfloat16",
     "projected",
     "timed",
     "write_scan",
@@ -41,12 +40,6 @@ _ATTENTION = "aten::_scaled_dot_product_"
 def literal_path() -> Path:
     """The file with the literal form."""
     return Path(adapters.__file__).resolve().parents[1] / "tests" / "reference" / "literal.py"
-
-
-def native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices itself; elsewhere they are slower than float32."""
-    info = Path("/proc/cpuinfo")
-    return info.exists() and any(flag in info.read_text() for flag in ("avx512_bf16", "amx_bf16", " bf16"))
 
 
 def load_literal() -> ModuleType:

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 from adapters.benchmark.click import measure_click
-from adapters.benchmark.common import NO_SOURCE, literal_path, native_bfloat16
 from adapters.benchmark.communication import measure_communication
 from adapters.benchmark.loading import measure_loading
-from adapters.benchmark.network import measure_linear, measure_network
+from adapters.benchmark.network import measure_linear, measure_network, measure_pointwise
 from adapters.benchmark.processes import measure_all_reduce, measure_processes
 from adapters.benchmark.training import measure_largest_crop, measure_training
 
-__all__ = ["MEASUREMENTS", "NO_SOURCE", "literal_path", "measure_network", "native_bfloat16"]
+__all__ = ["MEASUREMENTS"]
 
 MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "network": measure_network,
     "linear": measure_linear,
+    "pointwise": measure_pointwise,
     "training": measure_training,
     "largest_crop": measure_largest_crop,
     "click": measure_click,

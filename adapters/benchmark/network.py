@@ -18,7 +18,9 @@ from adapters.benchmark.common import (
 )
 from adapters.networks import ImageFeatures, get_variant
 
-__all__ = ["measure_linear", "measure_network"]
+__all__ = ["measure_linear", "measure_network", "measure_pointwise"]
+
+_WINDOWS, _TOKENS = 2, 1024  # of a piece that stays in a CPU's cache
 
 
 def measure_network(
@@ -133,3 +135,27 @@ def measure_linear(form: str, variant: str, crop_size: int, device: str = "cpu")
                 run = lambda x=x, weight=weight, bias=bias: F.linear(x, weight, bias)  # noqa: E731
             seconds[name] = timed(run, device, warm=True)[0]
     return {"layers_s": seconds, "encoder_s": v.depth * sum(seconds.values())}
+
+
+def measure_pointwise(variant: str, crop_size: int, device: str = "cpu") -> dict[str, Any]:
+    """What the encoder needs beside its products: the softmax of all scores and the MLPs' activation.
+
+    Args:
+        variant: name of a variant.
+        crop_size: side of the crop, in voxels.
+        device: "cpu" or "cuda".
+
+    Returns:
+        ``softmax_s`` and ``activation_s`` of all blocks, computed piece by piece, and their sum ``encoder_s``.
+    """
+    v = get_variant(variant)
+    tokens = (crop_size // 4) ** 3
+    window = min(v.window_size**3, tokens)
+    scores = torch.randn(_WINDOWS * v.num_heads, window, window, device=device)
+    hidden = torch.randn(_TOKENS, 4 * v.embed_dim, device=device)
+    with torch.inference_mode():
+        softmax_s, _ = timed(lambda: scores.softmax(-1), device, warm=True)
+        activation_s, _ = timed(lambda: F.gelu(hidden), device, warm=True)
+    softmax_s *= v.depth * tokens / window / _WINDOWS
+    activation_s *= v.depth * tokens / _TOKENS
+    return {"softmax_s": softmax_s, "activation_s": activation_s, "encoder_s": softmax_s + activation_s}

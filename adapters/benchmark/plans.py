@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from adapters.benchmark.common import NO_SOURCE, literal_path, native_bfloat16
+from adapters.benchmark.common import NO_SOURCE, literal_path
 from adapters.benchmark.communication import BUCKET_BYTES, Cluster
 from adapters.benchmark.processes import tuned_values
 from adapters.benchmark.table import Row, Section
+from adapters.networks import native_bfloat16
 
 __all__ = ["ON_CPU", "ON_GPU", "SECTIONS", "Plan", "make_section"]
 
@@ -58,7 +59,7 @@ class Plan:
     @property
     def bfloat16(self) -> bool:
         """Whether the device has bfloat16 of its own."""
-        return torch.cuda.is_bf16_supported() if self.on_gpu else native_bfloat16()
+        return native_bfloat16(self.device)
 
     @property
     def where(self) -> dict[str, Any]:
@@ -67,7 +68,7 @@ class Plan:
 
     @property
     def looks(self) -> dict[str, Any]:
-        """Fields of a section on the device: a row that a GPU has no memory for is left out."""
+        """Fields of a section on the device: a row that a GPU (in training a CPU too) has no memory for is left out."""
         return {"small": self.on_gpu, "optional": self.on_gpu}
 
     def note(self) -> str:
@@ -122,6 +123,7 @@ def _network(plan: Plan) -> Section:
             *_literal(Row("literal", "network", {"form": "literal", **size, **named}), plan),
             *(Row(title, "network", {"form": form, **size, **named}) for title, form in forms),
             *(Row(f"linear layers alone, as {title}", "linear", {"form": form, **size}) for title, form in floors),
+            Row("softmax and activation alone", "pointwise", size),
         ],
         {**_FORWARD, **(_KERNELS if plan.on_gpu else {})},
         plan.note(),
@@ -149,7 +151,7 @@ def _training(plan: Plan) -> Section:
             **(_KERNELS if plan.on_gpu else {}),
         },
         plan.note(),
-        **plan.looks,
+        **{**plan.looks, "optional": True},
     )
 
 

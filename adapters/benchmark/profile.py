@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, record_function
 
-from adapters.benchmark.measure import _image, _load_literal, _network, measure_linear
+from adapters.benchmark.common import load_literal, make_image, make_network
+from adapters.benchmark.network import measure_linear
 from adapters.networks import ImageFeatures, SAMAdapter3D, build_sam_adapter3d
 
 __all__ = ["KINDS", "Form", "flops", "measure_floor", "measure_profile"]
@@ -292,14 +293,14 @@ def measure_profile(form: Form, variant: str, crop_size: int) -> dict[str, Any]:
     Raises:
         FileNotFoundError: if the literal form is wanted and not there.
     """
-    literal = _load_literal() if form == "literal" else None
-    network = _network(variant, crop_size, mask_decoder={"correction": False}).eval().requires_grad_(False)
+    literal = load_literal() if form == "literal" else None
+    network = make_network(variant, crop_size, mask_decoder={"correction": False}).eval().requires_grad_(False)
     if literal:
         _mark_literal(literal)
     else:
         _mark_fast(network)
     _mark(network.prompt_head, "forward", _HEAD)
-    image = _image(crop_size, 1)
+    image = make_image(crop_size, 1)
     points = torch.rand(1, _CLICKS, 3, generator=torch.Generator().manual_seed(3)) * (crop_size - 1)
     labels = torch.ones(1, _CLICKS, dtype=torch.long)
     with (

@@ -25,10 +25,20 @@ __all__ = ["SECTIONS", "benchmark"]
 
 logger = logging.getLogger(__name__)
 
+_MEMORY = Path("/proc/meminfo")
 _CHILD = (
     "import json, sys; from adapters.benchmark.measure import MEASUREMENTS; "
     "name, arguments = json.loads(sys.argv[1]); print(json.dumps(MEASUREMENTS[name](**arguments)))"
 )
+
+
+def _limit_memory() -> None:
+    """Let an allocation fail where there is no memory for it, before the system ends a process of its choice."""
+    import resource
+
+    free = dict(line.split(":") for line in _MEMORY.read_text().splitlines())["MemAvailable"]
+    bound = int(free.split()[0]) * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
 
 
 def _in_fresh_process(row: Row) -> dict[str, Any]:
@@ -40,6 +50,7 @@ def _in_fresh_process(row: Row) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
+        preexec_fn=_limit_memory if row.arguments.get("device", "cpu") == "cpu" and _MEMORY.exists() else None,
     )
     if done.returncode:
         said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
@@ -75,7 +86,7 @@ def _run(section: Section, repeats: int) -> None:
         raise ChildProcessError(f"{section.title}: no row could be run. {' '.join(section.left_out.values())}")
 
 
-def _processor() -> str:
+def processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():
@@ -123,8 +134,8 @@ def benchmark(
 
     The runs of a table take turns; medians count. Random weights (for ``scan`` those of the bundle), all threads
     that torch takes. The literal form of ``vit_b`` at 128 needs about 9 GB without gradients, and about 35 GB
-    with them. On a GPU times are in milliseconds, memory is that of torch's tensors in GB, and a row that fails, such
-    as one that the GPU has no memory for, is left out and named.
+    with them; a row of ``training`` that there is no memory for is left out and named. On a GPU times are in
+    milliseconds, memory is that of torch's tensors in GB, and any row that fails is left out and named.
 
     Args:
         variant: name of a variant: tiny, vit_b, vit_l or vit_h. None: vit_b; tiny for ``processes``, and with `quick`
@@ -162,7 +173,7 @@ def benchmark(
     for section in sections.values():
         _run(section, repeats)
     machine = {
-        "machine": f"{_processor()} ({platform.system()})",
+        "machine": f"{processor()} ({platform.system()})",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),

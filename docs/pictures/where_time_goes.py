@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from adapters.benchmark.profile import KINDS
-from adapters.benchmark.sections import _processor
+from adapters.benchmark.sections import processor
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -79,7 +79,7 @@ def measure_all(variant: str, crop_size: int) -> dict[str, Any]:
     """Both forms and the floor."""
     size = {"variant": variant, "crop_size": crop_size}
     return {
-        "machine": f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         **size,
         **{form: measure("measure_profile", form=form, **size) for form in FORMS},
         "floor": measure("measure_floor", **size),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 import torch
 
 from adapters.benchmark import benchmark, plans, sections
-from adapters.benchmark.measure import MEASUREMENTS, measure_network
+from adapters.benchmark.measure import MEASUREMENTS
+from adapters.benchmark.network import measure_network
 from adapters.benchmark.plans import ON_CPU
 from adapters.benchmark.table import Row
 
@@ -52,7 +55,7 @@ def test_rows_take_turns_and_medians_count(monkeypatch: pytest.MonkeyPatch) -> N
 
     def fake(row: Row) -> dict[str, Any]:
         seen.append(row.title)
-        if row.measurement == "linear":
+        if row.measurement in ("linear", "pointwise"):
             return {"encoder_s": 1.0}
         time = next(seconds[row.arguments["form"]])
         small = {"baseline_bytes": 2**20, "projected": [3.0, 4.0]}
@@ -62,9 +65,9 @@ def test_rows_take_turns_and_medians_count(monkeypatch: pytest.MonkeyPatch) -> N
         return {**small, "encoder_s": time, "first_click_s": time, "next_click_s": 0.1, "peak_bytes": 3 * 2**20}
 
     monkeypatch.setattr(sections, "_in_fresh_process", fake)
-    monkeypatch.setattr(plans, "native_bfloat16", lambda: False)
+    monkeypatch.setattr(plans, "native_bfloat16", lambda _: False)
     lines = benchmark("tiny", 32, 3).splitlines()
-    assert seen[:4] == seen[4:8] == ["literal", "float32", *seen[2:4]]
+    assert seen[:5] == seen[5:10] == ["literal", "float32", *seen[2:5]]
     assert lines[4] == (
         "|  | encoder (s) | first click (s) | next click (s) | peak of the process (MiB) | "
         "of it for the forward (MiB) | difference of the logits |"
@@ -76,9 +79,30 @@ def test_rows_take_turns_and_medians_count(monkeypatch: pytest.MonkeyPatch) -> N
     assert lines[-1] == "This CPU has no bfloat16 of its own: no row for it."
 
 
+def test_a_process_gets_no_more_memory_than_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9000000 kB\nMemAvailable: 500000 kB\n")
+    monkeypatch.setattr(sections, "_MEMORY", tmp_path / "meminfo")
+    for megabytes, code in ((100, 0), (900, 1)):
+        asks = [sys.executable, "-c", f"bytearray({megabytes} * 10**6)"]
+        done = subprocess.run(asks, preexec_fn=sections._limit_memory, capture_output=True, text=True, check=False)
+        assert (done.returncode, "MemoryError" in done.stderr) == (code, bool(code))
+
+
+def test_a_form_of_training_that_has_no_memory_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(row: Row) -> dict[str, Any]:
+        if row.title == "literal":
+            raise ChildProcessError("DefaultCPUAllocator: can't allocate memory")
+        return here(row)
+
+    monkeypatch.setattr(sections, "_in_fresh_process", short)
+    lines = benchmark("tiny", 16, 1, what=["training"]).splitlines()
+    assert [line.split(" | ")[0].strip("| ") for line in lines[6:8]] == ["kept", "recomputed"]
+    assert lines[-1].endswith("No row 'literal': DefaultCPUAllocator: can't allocate memory")
+
+
 def test_training_has_the_same_gradients_in_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sections, "_in_fresh_process", here)
-    monkeypatch.setattr(plans, "native_bfloat16", lambda: False)
+    monkeypatch.setattr(plans, "native_bfloat16", lambda _: False)
     lines = benchmark("tiny", 16, 1, what=["training"]).splitlines()
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in lines[6:9]}
     assert list(rows) == ["literal", "kept", "recomputed"]

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from adapters.benchmark import benchmark, sections
-from adapters.benchmark.measure import MEASUREMENTS, measure_network
+from adapters.benchmark.measure import MEASUREMENTS
+from adapters.benchmark.network import measure_network
 from adapters.benchmark.table import Row
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from adapters.benchmark.measure import _load_literal, _network
+from adapters.benchmark.common import load_literal, make_network
 from adapters.benchmark.profile import KINDS, flops, measure_floor, measure_profile
 from adapters.networks import SAMAdapter3D, build_sam_adapter3d
 
@@ -95,7 +95,7 @@ def test_hardly_any_operator_is_of_no_kind(profiles: dict[str, dict[str, Any]]) 
 
 
 def test_without_the_literal_form(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("adapters.benchmark.measure.literal_path", lambda: tmp_path / "literal.py")
+    monkeypatch.setattr("adapters.benchmark.common.literal_path", lambda: tmp_path / "literal.py")
     with pytest.raises(FileNotFoundError, match="needs a source checkout"):
         measure_profile("literal", "tiny", 16)
 
@@ -107,7 +107,7 @@ def test_without_the_literal_form(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 @pytest.mark.parametrize("crop_size", [16, 24])  # 24: windows that hang over the tokens
 @pytest.mark.parametrize("clicks", [1, 3])
 def test_flops_are_those_that_torch_counts(form: str, crop_size: int, clicks: int) -> None:
-    network = _network("tiny", crop_size, **PUBLISHED).eval().requires_grad_(False)
+    network = make_network("tiny", crop_size, **PUBLISHED).eval().requires_grad_(False)
     image = torch.randn(1, 1, crop_size, crop_size, crop_size)
     points, labels = torch.full((1, clicks, 3), 5.0), torch.ones(1, clicks, dtype=torch.long)
 
@@ -118,7 +118,7 @@ def test_flops_are_those_that_torch_counts(form: str, crop_size: int, clicks: in
     in_place = {torch.ops.aten.addmm_: product, torch.ops.aten.baddbmm_: product}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         if form == "literal":
-            literal = _load_literal()
+            literal = load_literal()
             levels = literal.literal_encode(network.image_encoder, image)
             deepest = network.prompt_head(levels[-1], points, labels, tuple(image.shape[2:]))
             literal.literal_decode(network.mask_decoder, [*levels[:-1], deepest], image)
