@@ -2,15 +2,15 @@
 
 from .clicks import RequestToClicksd, SimulateClicksd
 from .datalist import load_datalist, load_requests
-from .mask import LesionMaskd, LesionProbabilityd, ThresholdLesiond
+from .mask import LesionLogOddsd, LesionMaskd, ThresholdLesiond
 from .options import RequestOptionsd
 from .remember import RememberedScand
 from .scan import CheckScand, LoadScand, SafeSpacingd
 
 __all__ = [
     "CheckScand",
+    "LesionLogOddsd",
     "LesionMaskd",
-    "LesionProbabilityd",
     "LoadScand",
     "RememberedScand",
     "RequestOptionsd",
