@@ -160,7 +160,7 @@ class AutomaticInferer(Inferer):
         return rolling.finish()
 
     def working_bytes(self, scan_size: Sequence[int], affine: np.ndarray | None = None, channels: int = 2) -> int:
-        """Bytes that the prediction of a scan takes at most, beside the scan, its result and the network itself.
+        """Bytes of tensors that a scan takes at most while it is predicted, beside itself, its result and the network.
 
         Sums of one layer of windows and their weights, a piece of it on its way to the scan's grid, and the windows
         that are predicted at a time with their logits. The scan's longest side does not count, once it is longer than
