@@ -180,7 +180,8 @@ def measured(length: int) -> dict[str, int]:
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path},
+        # glibc gives freed blocks back at once, so that the peak is that of tensors in use
+        env={**os.environ, "PYTHONPATH": path, "MALLOC_MMAP_THRESHOLD_": str(2**17)},
         check=True,
         capture_output=True,
         text=True,
@@ -189,10 +190,10 @@ def measured(length: int) -> dict[str, int]:
 
 
 def test_memory_is_as_stated_and_grows_by_two_bytes_a_voxel():
-    short, long = measured(200), measured(1200)
+    short, long = measured(400), measured(2000)
     taken = [run["peak_bytes"] - run["baseline_bytes"] for run in (short, long)]
     growth = (taken[1] - taken[0]) / (long["voxels"] - short["voxels"])
-    assert 1.5 < growth < 2.2
+    assert 1.8 < growth < 2.2
     for run, bytes_ in zip((short, long), taken, strict=True):
         # beside the tensors: what libraries set up at their first use
         assert bytes_ < run["stated_bytes"] + 16 * 2**20
