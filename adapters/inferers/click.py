@@ -111,7 +111,7 @@ class ClickInferer(Inferer):
         crop_size: voxels of a crop, one number or (D, H, W).
         spacing: mm of a crop's voxels, one number or three in tensor axis order (D, H, W). None: the scan's own.
         automatic: inferer for scans without clicks: an `AutomaticInferer`, or any MONAI inferer (which is then given
-            the scan resampled to ``spacing``). None: no clicks are an error.
+            the whole scan resampled to ``spacing``). None: no clicks are an error.
         max_crops: crops predicted for one scan, at most.
         grow: whether masks grow over the faces of their crop.
         keep_inside: move crops that would hang over the scan into it (a scan smaller than the crop lies in its
@@ -229,6 +229,8 @@ class ClickInferer(Inferer):
         Returns:
             (B, 2, D, H, W) float32 logits of background and lesion on the inputs' grid and device, a MetaTensor if
             the inputs are one. Voxels outside all crops are `BACKGROUND_LOGITS`, or as the mask with ``keep_mask``.
+            Without any clicks: what ``automatic`` returns, which may be compact; beside items with clicks it is
+            brought to their form.
 
         Raises:
             ValueError: inputs, clicks, labels or mask of a wrong shape, a click outside the image, no click where
@@ -278,7 +280,7 @@ class ClickInferer(Inferer):
                 kept = scan.mask[box] if scan.mask is not None and self.keep_mask else None
                 self._keep_within_reach(logits[box], positive, affine, kept)
             items.append(logits)
-        return like_inputs(items[0][None] if len(items) == 1 else torch.stack(items), inputs)
+        return like_inputs(items[0][None] if len(items) == 1 else _stacked(items), inputs)
 
     def _without_clicks(
         self, volume: torch.Tensor, affine: np.ndarray, grid: Grid, network: Callable[..., Any]
@@ -574,6 +576,19 @@ class ClickInferer(Inferer):
         part = result[(slice(None), *union)]
         part.copy_(torch.where(total[2:] > 0, total[:2] / total[2:].clamp(min=1e-12), part))
         return result, union
+
+
+def _stacked(items: list[torch.Tensor]) -> torch.Tensor:
+    """Items (channels, D, H, W) as one batch; log-odds (1, ...) beside logits (2, ...) become logits too."""
+    forms = {len(item) for item in items}
+    if forms == {1, 2}:
+        items = [torch.cat([-item.float() / 2, item.float() / 2]) if len(item) == 1 else item for item in items]
+    elif len(forms) > 1:
+        raise ValueError(
+            f"`automatic` returned {max(forms)} channels beside logits of background and lesion: expected 2, or 1 of "
+            "log-odds; predict the items without clicks in a batch of their own"
+        )
+    return torch.stack(items)
 
 
 def _face(axis: int, forward: bool) -> tuple[slice, ...]:  # noqa: FBT001

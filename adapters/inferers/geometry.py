@@ -8,6 +8,7 @@ integer position on the grid, and only its voxels are interpolated. Where the ra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,8 @@ import torch
 import torch.nn.functional as F
 
 _SAME_SPACING = 1e-4  # relative: spacings this close count as equal (rounding of affines)
-_ON_VOXEL = 1e-6  # voxels: positions this close to a voxel centre count as being on it
+ON_VOXEL = 1e-6
+"""Voxels: positions this close to a voxel centre count as being on it."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ class Grid:
         for n, ratio, size, start, width in zip(
             self.scan_size, self.ratio, self.size, window.start, window.size, strict=True
         ):
-            low = 0 if start <= 0 else int(np.ceil((start - 0.5) * ratio - _ON_VOXEL))
-            high = n if start + width >= size else int(np.ceil((start + width - 0.5) * ratio - _ON_VOXEL))
+            low = 0 if start <= 0 else int(np.ceil((start - 0.5) * ratio - ON_VOXEL))
+            high = n if start + width >= size else int(np.ceil((start + width - 0.5) * ratio - ON_VOXEL))
             region.append(slice(min(low, n), max(min(high, n), min(low, n))))
         return tuple(region)
 
@@ -152,7 +154,7 @@ def interpolate(volume: torch.Tensor, positions: Sequence[np.ndarray]) -> torch.
     for axis, wanted in enumerate(positions, start=1):
         place = np.clip(wanted, 0, volume.shape[axis] - 1)
         nearest = np.round(place)
-        place = np.where(np.abs(place - nearest) < _ON_VOXEL, nearest, place)
+        place = np.where(np.abs(place - nearest) < ON_VOXEL, nearest, place)
         first, last = (int(np.floor(place.min())), int(np.ceil(place.max()))) if len(place) else (0, -1)
         volume = volume.narrow(axis, first, last - first + 1)  # all axes first: what is not needed is never touched
         places.append(place - first)
@@ -166,3 +168,18 @@ def interpolate(volume: torch.Tensor, positions: Sequence[np.ndarray]) -> torch.
             high = (index + 1).clamp(max=volume.shape[axis] - 1)
             volume = torch.lerp(volume.index_select(axis, index), volume.index_select(axis, high), share)
     return volume
+
+
+def interpolation_size(source: Sequence[int], target: Sequence[int]) -> int:
+    """Values that `interpolate` holds at most beside its argument, the result among them.
+
+    Args:
+        source: voxels (D, H, W) of the part of the volume that the positions lie in.
+        target: number of positions (D, H, W).
+    """
+    held, most = 0, 0  # one axis after the other: what it starts from, two neighbours of each position, the result
+    for axis in range(len(source)):
+        made = math.prod([*target[: axis + 1], *source[axis + 1 :]])
+        most = max(most, held + 3 * made)
+        held = made
+    return most

@@ -126,7 +126,7 @@ def like_inputs(logits: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     if not isinstance(inputs, MetaTensor):
         return logits.to(inputs.device)
     meta = MetaTensor([]).copy_meta_from(inputs, copy_attr=False)
-    return convert_to_dst_type(logits, meta, device=inputs.device)[0]
+    return convert_to_dst_type(logits, meta, dtype=logits.dtype, device=inputs.device)[0]
 
 
 def _numpy(values: Any) -> np.ndarray:

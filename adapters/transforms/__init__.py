@@ -3,15 +3,15 @@
 from .caching import cached_dataset
 from .clicks import RequestToClicksd, SimulateClicksd
 from .datalist import load_datalist, load_requests
-from .mask import LesionMaskd, LesionProbabilityd, ThresholdLesiond
+from .mask import LesionLogOddsd, LesionMaskd, ThresholdLesiond
 from .options import RequestOptionsd
 from .remember import RememberedScand
 from .scan import CheckScand, LoadScand, SafeSpacingd
 
 __all__ = [
     "CheckScand",
+    "LesionLogOddsd",
     "LesionMaskd",
-    "LesionProbabilityd",
     "LoadScand",
     "RememberedScand",
     "RequestOptionsd",

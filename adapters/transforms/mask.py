@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -15,16 +16,17 @@ from monai.utils import convert_to_dst_type
 from adapters.answers import answering
 
 
-class LesionProbabilityd(MapTransform):
-    """Logits of background and lesion to the probability of the lesion.
+class LesionLogOddsd(MapTransform):
+    """Logits of background and lesion to the log-odds of the lesion, the lesion's logit less the background's.
 
-    One channel is inverted to the image's own grid at half the cost of two.
+    One channel is inverted to the image's own grid at half the cost of two. The compact form of
+    `adapters.inferers.AutomaticInferer` is log-odds already, and stays as it is.
 
     Args:
-        keys: keys of logits (2, D, H, W). Each becomes (1, D, H, W), between 0 and 1.
+        keys: keys of logits (2, D, H, W), or log-odds (1, D, H, W). Each becomes (1, D, H, W) of the same type.
 
     Raises:
-        ValueError: (when called) logits of another number of channels.
+        ValueError: (when called) another number of channels.
     """
 
     def __init__(self, keys: KeysCollection, *, allow_missing_keys: bool = False) -> None:
@@ -34,20 +36,25 @@ class LesionProbabilityd(MapTransform):
         """Convert each; see the class."""
         d = dict(data)
         for key in self.key_iterator(d):
-            if d[key].ndim != 4 or d[key].shape[0] != 2:
+            if d[key].ndim != 4 or d[key].shape[0] not in {1, 2}:
                 raise ValueError(
-                    f"{key!r} has shape {tuple(d[key].shape)}: expected (2, D, H, W), background and lesion"
+                    f"{key!r} has shape {tuple(d[key].shape)}: expected (2, D, H, W), background and lesion, or "
+                    "(1, D, H, W), log-odds of the lesion"
                 )
-            d[key] = (d[key][1:] - d[key][:1]).float().sigmoid()
+            if d[key].shape[0] == 2:
+                d[key] = d[key][1:] - d[key][:1]
         return d
 
 
 class ThresholdLesiond(MapTransform):
-    """The probability of the lesion to its mask: 1 where it is above the threshold, 0 elsewhere.
+    """The log-odds of the lesion to its mask: 1 where its probability is above the threshold, 0 elsewhere.
+
+    The threshold's own log-odds are compared, so that no probabilities are computed.
 
     Args:
-        keys: keys of probabilities (1, I, J, K). Each becomes a mask of the same shape, uint8.
-        threshold: between 0 and 1.
+        keys: keys of log-odds (1, I, J, K), as `LesionLogOddsd` gives them. Each becomes a mask of the same shape,
+            uint8.
+        threshold: a probability, between 0 and 1.
         option: name of the request's own threshold in the data, which comes first where it is there.
 
     Raises:
@@ -72,8 +79,9 @@ class ThresholdLesiond(MapTransform):
         d = dict(data)
         given = d.get(self.option)
         threshold = self.threshold if given is None or given == "" else _checked(float(given))
+        odds = math.log(threshold / (1 - threshold))
         for key in self.key_iterator(d):
-            d[key] = (d[key] > threshold).to(torch.uint8)
+            d[key] = (d[key] > odds).to(torch.uint8)
         return d
 
 

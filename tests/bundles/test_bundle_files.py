@@ -165,6 +165,7 @@ def test_preprocessing_and_inferer_agree() -> None:
     for name in ("Orientationd", "ScaleIntensityRanged"):
         assert for_training[name] == for_inference[name]
     options = {name: f"@{name}" for name in ("threshold", "grow", "max_crops")}
+    assert inference["inferer"]["automatic"].pop("compact") is True
     assert train["validate"]["inferer"] | options == inference["inferer"]
     assert inference["displayable_configs"] == options | {"reach": "@reach"}
     formats = read("metadata")["network_data_format"]

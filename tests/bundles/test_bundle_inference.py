@@ -134,6 +134,19 @@ def test_without_clicks_both_spheres(scans: dict[str, str], inferred: Path) -> N
     assert dice(mask, first | second) > 0.95
 
 
+def test_the_compact_form_writes_the_same_mask(scans: dict[str, str], inferred: Path, tmp_path: Path) -> None:
+    """All but voxels whose probability is within the rounding of float16 of the threshold; here there are none."""
+    options = {
+        "requests": write_requests(tmp_path / "r.json", [{"image": scans["lps"], "points": [], "point_labels": []}]),
+        "checkpoint": save_oracle(tmp_path / "oracle.pt"),
+        "output_dir": str(tmp_path / "masks"),
+        "inferer#automatic#compact": False,
+    }
+    workflow(BUNDLE, ["inference"], "inference", **(ORACLE | options)).run()
+    mask = check_grid(tmp_path / "masks" / "lps_mask.nii.gz", scans["lps"])
+    assert (mask != check_grid(inferred / "automatic_mask.nii.gz", scans["lps"])).sum() == 0
+
+
 def test_one_mask_for_each_request_and_nothing_else(inferred: Path) -> None:
     names = [*PLACES, "nrrd", "mha", "dicom", "automatic"]
     assert {path.name for path in inferred.iterdir()} == {f"{name}_mask.nii.gz" for name in names}

@@ -179,6 +179,9 @@ def export(names: dict[str, Any], printed: str) -> None:
 def automatic(names: dict[str, Any], printed: str) -> None:
     (found,) = rows("eval/colon_auto/scores.csv")
     assert (found["policy"], found["clicks"]) == ("automatic", "0")
+    stated = re.search(r"\d+ MB \+ \d+ MB", printed)
+    assert stated
+    assert f"`{stated[0]}`" in read("how-to/automatic.md")
     (path,) = Path("predictions").iterdir()
     mask_of(str(path), str(names["image"]))
 

@@ -468,8 +468,9 @@ class TestWithoutClicks:
         scan = torch.rand(1, 1, 30, 30, 30)
         inferer = ClickInferer(16, automatic=AutomaticInferer(16))
         expected = SlidingWindowInferer(16, overlap=0.5, mode="gaussian")(scan, network)
-        assert torch.equal(inferer(scan, network), expected)
-        assert torch.equal(inferer(scan, network, torch.zeros(1, 0, 3)), expected)
+        found = inferer(scan, network)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        assert torch.equal(inferer(scan, network, torch.zeros(1, 0, 3)), found)
 
     def test_any_inferer_gets_the_resampled_scan(self, network):
         scan = ellipsoid((40, 40, 40), (20, 20, 20), (9, 8, 7))
@@ -486,6 +487,27 @@ class TestWithoutClicks:
         logits = ClickInferer(8, automatic=AutomaticInferer(20))(scan, network, torch.full((2, 1, 3), 10.0), labels)
         torch.testing.assert_close(logits[:1], network.forward(scan[:1]))
         assert network.prompts[0] == ([[4, 4, 4]], [1])
+
+    def test_compact(self, network):
+        """Alone half the scan's size, beside items with clicks in their form."""
+        scan = torch.rand(2, 1, 20, 20, 20)
+        labels = torch.tensor([[-1], [1]])
+        inferer = ClickInferer(8, automatic=AutomaticInferer(20, compact=True))
+        odds = inferer(scan[:1], network)
+        assert (odds.shape, odds.dtype) == ((1, 1, 20, 20, 20), torch.float16)
+        logits = inferer(scan, network, torch.full((2, 1, 3), 10.0), labels)
+        assert (logits.shape, logits.dtype) == ((2, 2, 20, 20, 20), torch.float32)
+        assert torch.equal(logits[:1, 1:] - logits[:1, :1], odds.float())
+        assert torch.equal(logits[1:], inferer(scan[1:], network, torch.full((1, 1, 3), 10.0)))
+
+    def test_another_form_beside_clicks(self, network):
+        class Three(SlidingWindowInferer):
+            def __call__(self, inputs, network):
+                return inputs.expand(-1, 3, -1, -1, -1)
+
+        clicks, labels = torch.full((2, 1, 3), 10.0), torch.tensor([[-1], [1]])
+        with pytest.raises(ValueError, match="`automatic` returned 3 channels beside logits of background and lesion"):
+            ClickInferer(8, automatic=Three(8))(torch.rand(2, 1, 20, 20, 20), network, clicks, labels)
 
 
 class TestNetworks:

@@ -7,24 +7,30 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from adapters.transforms import LesionMaskd, LesionProbabilityd, ThresholdLesiond
+from adapters.transforms import LesionLogOddsd, LesionMaskd, ThresholdLesiond
 
 
-def test_probability_is_that_of_softmax() -> None:
+def test_log_odds_are_those_of_softmax() -> None:
     logits = torch.randn(2, 3, 4, 5)
-    found = LesionProbabilityd("pred")({"pred": MetaTensor(logits, affine=2 * torch.eye(4))})["pred"]
-    torch.testing.assert_close(found.as_tensor(), logits.softmax(dim=0)[1:])
+    found = LesionLogOddsd("pred")({"pred": MetaTensor(logits, affine=2 * torch.eye(4))})["pred"]
+    torch.testing.assert_close(found.as_tensor().sigmoid(), logits.softmax(dim=0)[1:])
     assert found.affine[0, 0] == 2
     with pytest.raises(ValueError, match=r"'pred' has shape \(3, 4, 5, 6\): expected \(2, D, H, W\)"):
-        LesionProbabilityd("pred")({"pred": torch.zeros(3, 4, 5, 6)})
+        LesionLogOddsd("pred")({"pred": torch.zeros(3, 4, 5, 6)})
 
 
+def test_log_odds_stay_as_they_are() -> None:
+    odds = torch.randn(1, 3, 4, 5).half()
+    assert LesionLogOddsd("pred")({"pred": odds})["pred"] is odds
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(
     ("given", "expected"), [({}, [0, 0, 1]), ({"threshold": 0.2}, [0, 1, 1]), ({"threshold": "0.9"}, [0, 0, 0])]
 )
-def test_threshold(given: dict, expected: list[int]) -> None:
-    probability = torch.tensor([0.1, 0.5, 0.8]).reshape(1, 3, 1, 1)
-    mask = ThresholdLesiond("pred", 0.5)({"pred": probability, **given})["pred"]
+def test_threshold(given: dict, expected: list[int], dtype: torch.dtype) -> None:
+    odds = torch.tensor([0.1, 0.5, 0.8]).logit().reshape(1, 3, 1, 1).to(dtype)
+    mask = ThresholdLesiond("pred", 0.5)({"pred": odds, **given})["pred"]
     assert mask.dtype == torch.uint8
     assert mask.flatten().tolist() == expected
 
