@@ -56,7 +56,7 @@ def benchmark(
         crop_size: Side of the crop in voxels; left out, 128, or 64 where that is too slow.
         repeats: How often each row is run, in turn with the others; medians count.
         what: The tables, comma-separated: network, training, batch, training_batch, crops, clicks, scan, scan_vit_b,
-            data, processes, communication, gpu_memory. Left out: network, or with --quick all.
+            automatic, data, processes, communication, gpu_memory. Left out: network, or with --quick all.
         literal: Whether to run the literal form, which takes 9 GB for vit_b at 128; --noliteral leaves it out.
         quick: All tables in a few minutes: one run of each row, smaller crops and scans.
         device: cpu, or cuda for the tables that a GPU has: network, training, batch, training_batch, crops, clicks and

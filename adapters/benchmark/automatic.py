@@ -8,12 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from monai.inferers import SlidingWindowInferer
 from torch import Tensor
 
-from adapters.inferers import AutomaticInferer
-from adapters.inferers.automatic import infer_resampled
-from adapters.inferers.geometry import Grid
 from adapters.memory import resident
 
 __all__ = ["measure_automatic"]
@@ -62,6 +58,13 @@ def measure_automatic(
     """
     if form not in {"monai", "fast"}:
         raise ValueError(f"form={form!r}: expected 'monai' or 'fast'.")
+    # not at the top: the other measurements' processes are smaller without them
+    from monai.inferers import SlidingWindowInferer
+
+    from adapters.inferers import AutomaticInferer
+    from adapters.inferers.automatic import infer_resampled
+    from adapters.inferers.geometry import Grid
+
     scan = torch.rand((1, *shape), generator=torch.Generator().manual_seed(0))
     affine = np.diag([*voxel, 1.0])
     network = _Brighter()

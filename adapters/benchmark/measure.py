@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from adapters.benchmark.automatic import measure_automatic
 from adapters.benchmark.click import measure_click
 from adapters.benchmark.communication import measure_communication
 from adapters.benchmark.loading import measure_loading
@@ -21,6 +22,7 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "training": measure_training,
     "largest_crop": measure_largest_crop,
     "click": measure_click,
+    "automatic": measure_automatic,
     "loading": measure_loading,
     "processes": measure_processes,
     "all_reduce": measure_all_reduce,

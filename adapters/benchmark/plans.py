@@ -19,6 +19,7 @@ __all__ = ["ON_CPU", "ON_GPU", "SECTIONS", "Plan", "make_section"]
 _STEP = 32  # voxels from one crop size to the next: a window of attention
 _FULL_CROP, _QUICK_CROP = 128, 64
 _SCAN, _QUICK_SCAN = (512, 512, 300), (128, 128, 75)
+_LONG_SCAN = (512, 512, 600)
 _TRAINING_SCAN, _QUICK_TRAINING_SCAN = (512, 512, 150), (128, 128, 64)
 _CASES = 4
 _GPUS = (8, 64, 512)
@@ -231,6 +232,32 @@ def _scan_vit_b(plan: Plan) -> Section:
     return _clicked_scan(plan, f"{title}, random weights unless it has some", "kidney_tumor_ct", options)
 
 
+def _automatic(plan: Plan) -> Section:
+    crop_size = plan.crop_size or (_QUICK_CROP if plan.quick else 2 * _FULL_CROP)
+    height, width, longest = _QUICK_SCAN if plan.quick else _LONG_SCAN
+    return Section(
+        f"automatic: the sliding window alone, windows of {crop_size}, a stand-in for the network",
+        [
+            Row(
+                f"{title}, {height} x {width} x {length}",
+                "automatic",
+                {"form": form, "shape": [length, height, width], "crop_size": crop_size},
+            )
+            for length in (longest // 2, longest)
+            for title, form in (("MONAI on the whole scan", "monai"), ("window by window", "fast"))
+        ],
+        {
+            "infer_s": "inference (s)",
+            "peak_bytes": "peak of the process (MiB)",
+            "forward_bytes": "of it beside the scan (MiB)",
+            "stated_bytes": "as stated (MiB)",
+            "result_bytes": "of it the result (MiB)",
+        },
+        "MONAI's has two channels in float32 for the whole scan at the network's spacing, the other one in float16. The stated bytes are what `AutomaticInferer.working_bytes` says, and the result.",
+        compare=False,
+    )
+
+
 def _data(plan: Plan) -> Section:
     shape = list(_QUICK_TRAINING_SCAN if plan.quick else _TRAINING_SCAN)
     common = {"bundle": _bundle("soft_tissue_sarcoma_ct"), "shape": shape, "cases": _CASES}
@@ -345,6 +372,7 @@ _PLANS: dict[str, Callable[[Plan], Section]] = {
     "clicks": _clicks,
     "scan": _scan,
     "scan_vit_b": _scan_vit_b,
+    "automatic": _automatic,
     "data": _data,
     "processes": _processes,
     "communication": _communication,
