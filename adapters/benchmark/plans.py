@@ -253,7 +253,8 @@ def _automatic(plan: Plan) -> Section:
             "stated_bytes": "as stated (MiB)",
             "result_bytes": "of it the result (MiB)",
         },
-        "MONAI's has two channels in float32 for the whole scan at the network's spacing, the other one in float16. The stated bytes are what `AutomaticInferer.working_bytes` says, and the result.",
+        "MONAI's has two channels in float32 for the whole scan at the network's spacing, the other one in float16. "
+        "The stated bytes are what `AutomaticInferer.working_bytes` says, and the result.",
         compare=False,
     )
 
