@@ -53,7 +53,7 @@ def benchmark(
 
     Args:
         variant: Which network: tiny, vit_b, vit_l or vit_h; left out, vit_b where that is not too slow.
-        crop_size: Side of the crop in voxels; left out, 128, or 64 where that is too slow.
+        crop_size: Side of the crop in voxels; left out, 128, or less where that is too slow.
         repeats: How often each row is run, in turn with the others; medians count.
         what: The tables, comma-separated: network, training, batch, training_batch, crops, clicks, scan, scan_vit_b,
             automatic, data, processes, communication, gpu_memory. Left out: network, or with --quick all.

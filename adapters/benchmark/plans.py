@@ -17,7 +17,7 @@ from adapters.networks import native_bfloat16
 __all__ = ["ON_CPU", "ON_GPU", "SECTIONS", "Plan", "make_section"]
 
 _STEP = 32  # voxels from one crop size to the next: a window of attention
-_FULL_CROP, _QUICK_CROP = 128, 64
+_FULL_CROP, _SMALL_CROP = 128, 64
 _SCAN, _QUICK_SCAN = (512, 512, 300), (128, 128, 75)
 _LONG_SCAN = (512, 512, 600)
 _TRAINING_SCAN, _QUICK_TRAINING_SCAN = (512, 512, 150), (128, 128, 64)
@@ -49,7 +49,7 @@ class Plan:
     def size(self, *, small: bool = False) -> dict[str, Any]:
         """Variant and crop of a section; `small`: those of one that is too slow with the large network."""
         small_variant = "tiny" if small or self.quick else "vit_b"
-        crop_size = _QUICK_CROP if small or self.quick else _FULL_CROP
+        crop_size = _STEP if self.quick else _SMALL_CROP if small else _FULL_CROP
         return {"variant": self.variant or small_variant, "crop_size": self.crop_size or crop_size}
 
     @property
@@ -110,7 +110,7 @@ def _of(plan: Plan) -> str:
 
 def _network(plan: Plan) -> Section:
     if plan.quick and plan.variant is None:  # the one table of a quick run with the large network
-        plan = replace(plan, variant="vit_b")
+        plan = replace(plan, variant="vit_b", crop_size=plan.crop_size or _SMALL_CROP)
     size = {**plan.size(), **plan.where}
     named = {"kernels": True} if plan.on_gpu else {}
     forms = [("float32", "fast"), *([("bfloat16", "bfloat16")] if plan.bfloat16 else [])]

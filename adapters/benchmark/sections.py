@@ -140,7 +140,7 @@ def benchmark(
     Args:
         variant: name of a variant: tiny, vit_b, vit_l or vit_h. None: vit_b; tiny for ``processes``, and with `quick`
             for all but ``network`` and ``communication``.
-        crop_size: side of the crop, in voxels. None: 128; 64 for ``processes`` and with `quick`.
+        crop_size: side of the crop, in voxels. None: 128; 64 for ``processes``; with `quick` 32, 64 for ``network``.
         repeats: runs of each row.
         what: which of `SECTIONS`. None: ``network``; with `quick` all that the device has.
         literal: whether to run the literal form, which a source checkout has and an installed package has not.
