@@ -233,7 +233,7 @@ def _scan_vit_b(plan: Plan) -> Section:
 
 
 def _automatic(plan: Plan) -> Section:
-    crop_size = plan.crop_size or (_QUICK_CROP if plan.quick else 2 * _FULL_CROP)
+    crop_size = plan.crop_size or (2 * _STEP if plan.quick else 2 * _FULL_CROP)
     height, width, longest = _QUICK_SCAN if plan.quick else _LONG_SCAN
     return Section(
         f"automatic: the sliding window alone, windows of {crop_size}, a stand-in for the network",
