@@ -272,7 +272,7 @@ def _data(plan: Plan) -> Section:
         ("on disk, 2 workers", "disk", 2),
     )
     if plan.quick:
-        ways: tuple[tuple[str, str, int], ...] = (ways[0], ways[1], ways[-1])
+        ways = (ways[0], ways[1], ways[-1])
     return Section(
         f"data: training of the sarcoma bundle on {_CASES} scans of {' x '.join(map(str, shape))} voxels",
         [Row(title, "loading", {"cache": cache, "num_workers": n, **common}) for title, cache, n in ways],
