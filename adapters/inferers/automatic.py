@@ -14,7 +14,15 @@ from monai.utils import BlendMode, ensure_tuple_rep, look_up_option
 from tqdm import tqdm
 
 from adapters.inferers.geometry import ON_VOXEL, Grid, Window, interpolate, interpolation_size
-from adapters.inferers.inputs import as_sizes, as_spacing, check_scan, item_affines, like_inputs, network_device
+from adapters.inferers.inputs import (
+    as_sizes,
+    as_spacing,
+    check_scan,
+    half_precision,
+    item_affines,
+    like_inputs,
+    network_device,
+)
 
 _REFUSED = {
     "cval": "give pad_value",
@@ -305,15 +313,12 @@ class _Rolling:
         last = row >= self.grid.size[self.axis]
         end = len(places) if last else int(np.searchsorted(places, row - 1 + ON_VOXEL, side="right"))
         step = _piece_rows(self.grid, self.axis, len(rows))
-        limit = torch.finfo(torch.float16).max
         for first in range(self.written, end, step):
             until = min(first + step, end)
             positions = list(self.positions)
             positions[self.axis] = places[first:until] - known
             values = interpolate(rows, positions)
-            if self.compact:  # infinite ones would spoil their neighbours where they are resampled
-                values = values.clamp(-limit, limit)
-            self.result.narrow(dim, first, until - first).copy_(values)
+            self.result.narrow(dim, first, until - first).copy_(half_precision(values) if self.compact else values)
         self.written = max(self.written, end)
 
 

@@ -24,6 +24,7 @@ from adapters.inferers.inputs import (
     as_sizes,
     as_spacing,
     check_scan,
+    half_precision,
     item_affines,
     item_clicks,
     like_inputs,
@@ -123,6 +124,8 @@ class ClickInferer(Inferer):
             background. None: all parts stay, as published.
         keep_mask: whether a mask that is given stands where no crop was predicted, and its parts are spared by
             ``reach``: for a mask to start from. False: everything outside the crops is background.
+        compact: return one channel in float16, the log-odds of the lesion (its logit less the background's), a quarter
+            of the size. Give ``automatic`` the same. False: both channels in float32.
 
     Raises:
         ValueError: an argument out of its range.
@@ -151,6 +154,7 @@ class ClickInferer(Inferer):
         pad_value: float | None = None,
         reach: float | None = None,
         keep_mask: bool = False,
+        compact: bool = False,
     ) -> None:
         self.crop_size = as_sizes(crop_size, "crop_size")
         self.spacing = as_spacing(spacing)
@@ -160,6 +164,7 @@ class ClickInferer(Inferer):
             raise ValueError(f"cache_size is {cache_size}: expected 0 (keep nothing) or more, or None")
         self.reach = reach
         self.keep_mask = keep_mask
+        self.compact = compact
         self.automatic = automatic
         self.max_crops = max_crops
         self.grow = grow
@@ -228,9 +233,9 @@ class ClickInferer(Inferer):
 
         Returns:
             (B, 2, D, H, W) float32 logits of background and lesion on the inputs' grid and device, a MetaTensor if
-            the inputs are one. Voxels outside all crops are `BACKGROUND_LOGITS`, or as the mask with ``keep_mask``.
-            Without any clicks: what ``automatic`` returns, which may be compact; beside items with clicks it is
-            brought to their form.
+            the inputs are one; with ``compact`` (B, 1, D, H, W) float16 log-odds of the lesion. Voxels outside all
+            crops are `BACKGROUND_LOGITS`, or as the mask with ``keep_mask``. What ``automatic`` returns for an item
+            without clicks is brought to this form.
 
         Raises:
             ValueError: inputs, clicks, labels or mask of a wrong shape, a click outside the image, no click where
@@ -261,7 +266,7 @@ class ClickInferer(Inferer):
         for index, (affine, (points, marks)) in enumerate(zip(item_affines(inputs), prompts, strict=True)):
             grid = Grid.of(scans.shape[2:], affine, self.spacing)
             if len(points) == 0:
-                items.append(self._without_clicks(scans[index], affine, grid, network))
+                items.append(self._in_form(self._without_clicks(scans[index], affine, grid, network)))
                 continue
             keeps, weights = self._memory(network)
             scan = _Scan(
@@ -275,11 +280,10 @@ class ClickInferer(Inferer):
             )
             logits, region = self._merged(scan, self._predictions(scan, keeps, weights))
             if self.reach is not None and (marks == 1).any():
-                box = (slice(None), *region)
                 positive = points[marks == 1] - [part.start for part in region]
-                kept = scan.mask[box] if scan.mask is not None and self.keep_mask else None
-                self._keep_within_reach(logits[box], positive, affine, kept)
-            items.append(logits)
+                kept = scan.mask[(slice(None), *region)] if scan.mask is not None and self.keep_mask else None
+                logits = self._within_reach(logits, positive, affine, kept)
+            items.append(self._placed(scan, logits, region))
         return like_inputs(items[0][None] if len(items) == 1 else _stacked(items), inputs)
 
     def _without_clicks(
@@ -298,10 +302,10 @@ class ClickInferer(Inferer):
         odds = math.log(self.threshold / (1 - self.threshold))
         return (logits[1] - logits[0] > odds).detach().cpu().numpy()
 
-    def _keep_within_reach(
+    def _within_reach(
         self, logits: torch.Tensor, points: np.ndarray, affine: np.ndarray, kept: torch.Tensor | None
-    ) -> None:
-        """Makes background, in place, of the parts of the mask of logits (2, d, h, w) that no click (N, 3) is near.
+    ) -> torch.Tensor:
+        """Logits (2, d, h, w) with background in the place of the parts of their mask that no click (N, 3) is near.
 
         Parts that share a voxel with ``kept`` (1, d, h, w), logits of a mask, stay as they are.
         """
@@ -319,10 +323,9 @@ class ClickInferer(Inferer):
             far[box[tuple(places[reached].T)]] = False
         if kept is not None:
             far[parts[(kept[0] > 0).cpu().numpy()]] = False
-        if far.any():
-            away = torch.from_numpy(far[parts]).to(logits.device)
-            for channel, value in zip(logits, BACKGROUND_LOGITS, strict=True):
-                channel.masked_fill_(away, value)
+        if not far.any():
+            return logits
+        return torch.where(torch.from_numpy(far[parts]).to(logits.device), _background(logits), logits)
 
     def _memory(self, network: Any) -> tuple[Memory | None, tuple[Any, ...]]:
         """The network's memory, or None where nothing may be kept, and the version of its weights."""
@@ -552,17 +555,11 @@ class ClickInferer(Inferer):
         return compute_importance_map(self.crop_size, mode="gaussian", device=device)[None]
 
     def _merged(self, scan: _Scan, done: Sequence[_Prediction]) -> tuple[torch.Tensor, tuple[slice, ...]]:
-        """The crops put back: (2, D, H, W) logits on the scan's grid and device, and the box (D, H, W) they lie in."""
+        """The crops put together: logits (2, d, h, w) of a box of the scan, on its device, and the box (D, H, W)."""
         device = scan.volume.device
-        result = torch.empty((2, *scan.grid.scan_size), device=device)
-        for channel, value in zip(result, BACKGROUND_LOGITS, strict=True):
-            channel.fill_(value)
-        if self.keep_mask and scan.mask is not None:
-            result[0], result[1] = -scan.mask[0] / 2, scan.mask[0] / 2
         if len(done) == 1:
             values, region = scan.grid.to_scan(done[0].logits, done[0].window)
-            result[(slice(None), *region)] = values.to(device)
-            return result, region
+            return values.to(device), region
         regions = [scan.grid.footprint(prediction.window) for prediction in done]
         low = [min(region[axis].start for region in regions) for axis in range(3)]
         high = [max(region[axis].stop for region in regions) for axis in range(3)]
@@ -572,18 +569,53 @@ class ClickInferer(Inferer):
             values, region = scan.grid.to_scan(torch.cat([prediction.logits * weights, weights]), prediction.window)
             inner = tuple(slice(r.start - n, r.stop - n) for r, n in zip(region, low, strict=True))
             total[(slice(None), *inner)] += values.to(device)
-        union = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        part = result[(slice(None), *union)]
-        part.copy_(torch.where(total[2:] > 0, total[:2] / total[2:].clamp(min=1e-12), part))
-        return result, union
+        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        beside = self._beside(scan, box)
+        return torch.where(total[2:] > 0, total[:2] / total[2:].clamp(min=1e-12), beside), box
+
+    def _beside(self, scan: _Scan, box: tuple[slice, ...]) -> torch.Tensor:
+        """Logits, of a shape that expands to (2, d, h, w), where a box of the scan has no crop."""
+        if self.keep_mask and scan.mask is not None:
+            return _logits(scan.mask[(slice(None), *box)])
+        return _background(scan.volume)
+
+    def _placed(self, scan: _Scan, logits: torch.Tensor, box: tuple[slice, ...]) -> torch.Tensor:
+        """The logits (2, d, h, w) of a box in a new tensor of the scan's size, in the form that is returned."""
+        if not self.compact:
+            whole = self._beside(scan, (slice(None),) * 3).expand(-1, *scan.grid.scan_size).contiguous()
+        elif self.keep_mask and scan.mask is not None:
+            whole, logits = half_precision(scan.mask), _log_odds(logits)
+        else:
+            background = BACKGROUND_LOGITS[1] - BACKGROUND_LOGITS[0]
+            whole = torch.full((1, *scan.grid.scan_size), background, dtype=torch.float16, device=logits.device)
+            logits = _log_odds(logits)
+        whole[(slice(None), *box)] = logits
+        return whole
+
+    def _in_form(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (2, ...), or log-odds (1, ...), in the form that is returned."""
+        if self.compact and len(logits) == 2:
+            return _log_odds(logits)
+        return _logits(logits.float()) if not self.compact and len(logits) == 1 else logits
+
+
+def _background(like: torch.Tensor) -> torch.Tensor:
+    """The logits (2, 1, 1, 1) of background."""
+    return torch.tensor(BACKGROUND_LOGITS, device=like.device)[:, None, None, None]
+
+
+def _logits(log_odds: torch.Tensor) -> torch.Tensor:
+    """Log-odds (1, ...) as logits of background and lesion (2, ...)."""
+    return torch.cat([-log_odds / 2, log_odds / 2])
+
+
+def _log_odds(logits: torch.Tensor) -> torch.Tensor:
+    """Logits of background and lesion (2, ...) as log-odds (1, ...) in float16."""
+    return half_precision(logits[1:] - logits[:1])
 
 
 def _stacked(items: list[torch.Tensor]) -> torch.Tensor:
-    """Items (channels, D, H, W) as one batch; log-odds (1, ...) beside logits (2, ...) become logits too."""
-    forms = {len(item) for item in items}
-    if forms == {1, 2}:
-        items = [torch.cat([-item.float() / 2, item.float() / 2]) if len(item) == 1 else item for item in items]
-    elif len(forms) > 1:
+    if len(forms := {len(item) for item in items}) > 1:
         raise ValueError(
             f"`automatic` returned {max(forms)} channels beside logits of background and lesion: expected 2, or 1 of "
             "log-odds; predict the items without clicks in a batch of their own"

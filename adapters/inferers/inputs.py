@@ -129,5 +129,11 @@ def like_inputs(logits: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     return convert_to_dst_type(logits, meta, dtype=logits.dtype, device=inputs.device)[0]
 
 
+def half_precision(log_odds: torch.Tensor) -> torch.Tensor:
+    """A copy in float16, all finite: infinite ones would spoil their neighbours where they are resampled."""
+    limit = torch.finfo(torch.float16).max
+    return log_odds.clamp(-limit, limit).half()
+
+
 def _numpy(values: Any) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

@@ -463,6 +463,35 @@ class TestMeta:
         assert logits.dtype == torch.float32
 
 
+class TestCompact:
+    """Log-odds of the lesion in half precision: those of the logits, rounded."""
+
+    @pytest.mark.parametrize("spacing", [None, 1.5])
+    @pytest.mark.parametrize(
+        "options", [{}, {"reach": 2.0}, {"keep_mask": True}, {"keep_mask": True, "reach": 2.0}], ids=str
+    )
+    @pytest.mark.parametrize("clicks", [[[4.0, 10, 10]], [[4.0, 4, 4], [30, 30, 30]]], ids=["one", "two"])
+    def test_rounded_difference_of_the_logits(self, network, spacing, options, clicks):
+        torch.manual_seed(3)
+        scan = torch.rand(1, 1, 40, 36, 36)
+        mask = torch.randn(1, 1, 40, 36, 36) * 4
+        given = {"clicks": torch.tensor([clicks]), "mask": mask}
+        logits, odds = (
+            ClickInferer(12, spacing, compact=compact, **options)(scan, network, **given) for compact in (False, True)
+        )
+        assert (odds.shape, odds.dtype) == ((1, 1, 40, 36, 36), torch.float16)
+        assert torch.equal(odds, (logits[:, 1:] - logits[:, :1]).half())
+        outside = mask[0, 0, 39, 0, 0].half() if "keep_mask" in options else -20.0
+        assert odds[0, 0, 39, 0, 0] == outside
+
+    def test_finite(self):
+        def network(crop, clicks, labels, mask):
+            return torch.cat([-crop, crop], dim=1) * 1e6
+
+        odds = ClickInferer(8, compact=True, **PUBLISHED)(torch.ones(1, 1, 8, 8, 8), network, tensor([4, 4, 4]))
+        assert torch.equal(odds, torch.full_like(odds, torch.finfo(torch.float16).max))
+
+
 class TestWithoutClicks:
     def test_automatic(self, network):
         scan = torch.rand(1, 1, 30, 30, 30)
@@ -488,17 +517,22 @@ class TestWithoutClicks:
         torch.testing.assert_close(logits[:1], network.forward(scan[:1]))
         assert network.prompts[0] == ([[4, 4, 4]], [1])
 
-    def test_compact(self, network):
-        """Alone half the scan's size, beside items with clicks in their form."""
+    @pytest.mark.parametrize("compact", [False, True])
+    @pytest.mark.parametrize("automatic", [False, True], ids=["logits", "log-odds"])
+    def test_form_of_what_automatic_returns(self, network, compact, automatic):
+        """That of the inferer, whatever the form of `automatic`, alone and beside items with clicks."""
         scan = torch.rand(2, 1, 20, 20, 20)
-        labels = torch.tensor([[-1], [1]])
-        inferer = ClickInferer(8, automatic=AutomaticInferer(20, compact=True))
-        odds = inferer(scan[:1], network)
-        assert (odds.shape, odds.dtype) == ((1, 1, 20, 20, 20), torch.float16)
-        logits = inferer(scan, network, torch.full((2, 1, 3), 10.0), labels)
-        assert (logits.shape, logits.dtype) == ((2, 2, 20, 20, 20), torch.float32)
-        assert torch.equal(logits[:1, 1:] - logits[:1, :1], odds.float())
-        assert torch.equal(logits[1:], inferer(scan[1:], network, torch.full((1, 1, 3), 10.0)))
+        clicks, labels = torch.full((2, 1, 3), 10.0), torch.tensor([[-1], [1]])
+        inferer = ClickInferer(8, automatic=AutomaticInferer(20, compact=automatic), compact=compact)
+        alone = inferer(scan[:1], network)
+        both = inferer(scan, network, clicks, labels)
+        expected = network.forward(scan[:1])
+        channels, dtype = (1, torch.float16) if compact else (2, torch.float32)
+        assert (both.shape, both.dtype) == ((2, channels, 20, 20, 20), dtype)
+        assert torch.equal(both[:1], alone)
+        assert torch.equal(both[1:], inferer(scan[1:], network, clicks[1:]))
+        odds = alone if compact else alone[:, 1:] - alone[:, :1]
+        torch.testing.assert_close(odds.float(), expected[:, 1:] - expected[:, :1], rtol=1e-3, atol=1e-3)
 
     def test_another_form_beside_clicks(self, network):
         class Three(SlidingWindowInferer):
