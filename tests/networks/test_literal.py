@@ -202,6 +202,17 @@ def test_bfloat16_is_close(grad: bool) -> None:
         assert 1e-6 < relative_error(level, wanted) <= 3e-2
 
 
+@pytest.mark.parametrize("crop", [32, (24, 32, 40)], ids=str)
+def test_bfloat16_logits_are_close(crop: int | tuple[int, int, int]) -> None:
+    network = small_network(crop).eval()
+    image = torch.randn(1, 1, *((crop,) * 3 if isinstance(crop, int) else crop))
+    clicks = torch.tensor([[[10.0, 12.0, 14.0], [3.0, 20.0, 9.0]]])
+    with torch.no_grad():
+        wanted = network(image, clicks)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert 1e-6 < relative_error(network(image, clicks).float(), wanted) <= 2e-2
+
+
 @pytest.mark.parametrize("enlargement", [1, 2, 4, 8])
 def test_folded_patches_equal_enlargement_and_convolutions(enlargement: int) -> None:
     embedding = PatchEmbedding3D(12, enlargement=enlargement)
