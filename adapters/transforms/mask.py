@@ -81,28 +81,8 @@ class ThresholdLesiond(MapTransform):
         threshold = self.threshold if given is None or given == "" else _checked(float(given))
         odds = math.log(threshold / (1 - threshold))
         for key in self.key_iterator(d):
-            d[key] = convert_to_dst_type(_contiguous_mask(d[key] > odds), d[key], dtype=torch.uint8)[0]
+            d[key] = (d[key] > odds).view(torch.uint8)  # the same bytes
         return d
-
-
-def _contiguous_mask(mask: torch.Tensor) -> torch.Tensor:
-    """A mask (1, I, J, K) as uint8 with its last axis next to each other in memory, as MONAI writes it.
-
-    Only the lesion's bounding box is brought into that order, which takes long for a whole scan.
-    """
-    plain = mask.as_tensor() if isinstance(mask, MetaTensor) else mask
-    contiguous = torch.zeros(plain.shape, dtype=torch.uint8, device=plain.device)
-    order = np.argsort(plain.stride()[1:])[::-1].tolist()
-    in_memory = plain[0].permute(order)  # the order that is fast to go through
-    across = in_memory.any(dim=0)
-    places = [
-        any_there.nonzero() for any_there in (in_memory.flatten(1).any(dim=1), across.any(dim=1), across.any(dim=0))
-    ]
-    if len(places[0]):
-        ends = {axis: slice(int(found.min()), int(found.max()) + 1) for axis, found in zip(order, places, strict=True)}
-        box = (slice(None), *(ends[axis] for axis in range(3)))
-        contiguous[box] = plain[box]
-    return contiguous
 
 
 def _checked(threshold: float) -> float:

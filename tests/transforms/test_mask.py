@@ -74,16 +74,12 @@ def test_a_label_without_a_lesion() -> None:
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 2, 1), (0, 2, 1, 3)], ids=str)
-@pytest.mark.parametrize("lesion", [True, False])
-def test_a_mask_is_contiguous_in_any_order_of_the_log_odds(order: tuple[int, ...], lesion: bool) -> None:
-    log_odds = torch.full((1, 7, 9, 11), -3.0)
-    if lesion:
-        log_odds[0, 2:5, 3:4, 6:11] = torch.randn(3, 1, 5)
-        log_odds[0, 2, 3, 6] = 4.0
+def test_a_mask_lies_in_memory_as_the_log_odds_do(order: tuple[int, ...]) -> None:
+    """So that it is written without a change of order."""
+    log_odds = torch.randn(1, 7, 9, 11)
     scan = MetaTensor(log_odds.permute(order), affine=torch.diag(torch.tensor([1.0, 2.0, 3.0, 1.0])))
     mask = ThresholdLesiond("pred")({"pred": scan})["pred"]
-    assert mask.is_contiguous()
+    assert mask.stride() == scan.stride()
     assert mask.dtype == torch.uint8
     assert torch.equal(mask.as_tensor(), (scan.as_tensor() > 0).to(torch.uint8))
-    assert bool(mask.any()) == lesion
     assert torch.equal(mask.affine, scan.affine)

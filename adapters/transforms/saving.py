@@ -1,0 +1,55 @@
+"""How masks are written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.config import DtypeLike, NdarrayOrTensor
+from monai.data import NibabelWriter
+from monai.data.utils import to_affine_nd
+from monai.utils import get_equivalent_dtype
+
+from adapters.transforms.scan import NIFTI
+
+
+class NiftiWriter(NibabelWriter):
+    """MONAI's writer of NIfTI files without its copies of the voxels; the files are the same.
+
+    MONAI makes a float32 copy even of what is not resampled, and one in C order, which nibabel changes back slice by
+    slice. Here voxels go to the file from where they lie. Masks on the grid of a scan that `LoadScand` read lie in
+    memory as in the file.
+    """
+
+    def set_metadata(self, meta_dict: Mapping | None, resample: bool = True, **options: Any) -> None:  # noqa: FBT001, FBT002
+        """Take the affine; with ``resample`` as MONAI does."""
+        if resample:
+            super().set_metadata(meta_dict, resample=resample, **options)
+        else:
+            _, self.affine, _ = self.get_meta_info(meta_dict)
+
+    @classmethod
+    def create_backend_obj(
+        cls, data_array: NdarrayOrTensor, affine: NdarrayOrTensor | None = None, dtype: DtypeLike = None, **kwargs: Any
+    ) -> Any:
+        """A nibabel image of voxels (I, J, K), channels last if there are any, with an affine (4, 4)."""
+        voxels = np.asarray(data_array.cpu() if isinstance(data_array, torch.Tensor) else data_array)
+        if dtype is not None:
+            voxels = voxels.astype(get_equivalent_dtype(dtype, np.ndarray), copy=False)
+        affine = to_affine_nd(3, np.eye(4) if affine is None else np.asarray(affine))
+        return nib.nifti1.Nifti1Image(voxels, affine, **kwargs)
+
+
+def mask_writer(ending: str) -> type[NiftiWriter] | None:
+    """The writer for a mask's file, for ``SaveImaged``.
+
+    Args:
+        ending: of the file's name, such as ".nii.gz".
+
+    Returns:
+        `NiftiWriter`, or None where MONAI is to choose: for formats but NIfTI.
+    """
+    return NiftiWriter if ending.lower() in NIFTI else None
