@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -18,6 +17,7 @@ from monai.transforms import Compose, InvertibleTransform, MapTransform
 from monai.utils import TraceKeys
 
 from adapters.answers import answering
+from adapters.files import file_hash
 
 _MEGABYTE = 1024 * 1024
 
@@ -113,17 +113,11 @@ class RememberedScand(MapTransform, InvertibleTransform):
         return _digest(Path(path)), pickle_hashing(list(self.transforms))
 
 
-def _digest(path: Path) -> bytes:
+def _digest(path: Path) -> Hashable:
     """Of the content of a file with its ending, or of all files below a folder."""
-    content = hashlib.blake2b(digest_size=16)
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            content.update(("".join(file.suffixes) if file == path else str(file.relative_to(path))).encode() + b"\0")
-            with file.open("rb") as opened:
-                while part := opened.read(_MEGABYTE):
-                    content.update(part)
-            content.update(file.stat().st_size.to_bytes(8, "little"))
-    return content.digest()
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    names = ["".join(file.suffixes) if file == path else str(file.relative_to(path)) for file in files]
+    return frozenset((name, file_hash(file, "sha256")) for name, file in zip(names, files, strict=True))
 
 
 def _beside(scan: MetaTensor) -> MetaTensor:
