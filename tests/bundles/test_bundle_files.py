@@ -15,8 +15,10 @@ import torch
 from bundle_runs import BUNDLE, COMPARED, configs
 from monai.bundle import ConfigParser, verify_net_in_out
 from monai.bundle.config_item import ComponentLocator
+from monai.transforms import ScaleIntensityRanged
 
 import adapters
+from adapters.transforms import WindowIntensityd
 
 CONFIGS = sorted((BUNDLE / "configs").glob("*.json"))
 WEIGHTS = BUNDLE / "models" / "model.pt"
@@ -162,14 +164,16 @@ def test_preprocessing_and_inferer_agree() -> None:
 
     for_training = steps(train["preprocessing_transforms"])
     for_inference = steps(inference["preprocessing"]["transforms"][0]["transforms"])
-    for name in ("Orientationd", "ScaleIntensityRanged"):
-        assert for_training[name] == for_inference[name]
+    assert for_training["Orientationd"] == for_inference["Orientationd"]
+    scale = for_training["ScaleIntensityRanged"]
+    values = {"image": torch.arange(-2000.0, 4000.0).reshape(1, 60, 10, 10)}
+    window = WindowIntensityd("image", **for_inference["adapters.transforms.WindowIntensityd"])
+    torch.testing.assert_close(window(values)["image"], ScaleIntensityRanged("image", **scale)(values)["image"])
     options = {name: f"@{name}" for name in ("threshold", "grow", "max_crops")}
-    assert inference["inferer"]["automatic"].pop("compact") is True
+    assert inference["inferer"].pop("compact") is inference["inferer"]["automatic"].pop("compact") is True
     assert train["validate"]["inferer"] | options == inference["inferer"]
     assert inference["displayable_configs"] == options | {"reach": "@reach"}
     formats = read("metadata")["network_data_format"]
-    scale = for_inference["ScaleIntensityRanged"]
     assert formats["inputs"]["image"]["value_range"] == [scale["b_min"], scale["b_max"]]
     for tensor in (formats["inputs"]["image"], formats["outputs"]["pred"]):
         assert tensor["spatial_shape"] == [inference["crop_size"]] * 3

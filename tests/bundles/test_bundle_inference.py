@@ -140,6 +140,7 @@ def test_the_compact_form_writes_the_same_mask(scans: dict[str, str], inferred: 
         "requests": write_requests(tmp_path / "r.json", [{"image": scans["lps"], "points": [], "point_labels": []}]),
         "checkpoint": save_oracle(tmp_path / "oracle.pt"),
         "output_dir": str(tmp_path / "masks"),
+        "inferer#compact": False,
         "inferer#automatic#compact": False,
     }
     workflow(BUNDLE, ["inference"], "inference", **(ORACLE | options)).run()

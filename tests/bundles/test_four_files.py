@@ -125,10 +125,10 @@ def test_values_of_the_published_table(task: str) -> None:
     clipping = {"a_min": low, "a_max": high, "b_min": low, "b_max": high, "clip": True}
     normalising = {"subtrahend": mean, "divisor": std}
     transforms = {t["_target_"]: t for t in inference["preprocessing"]["transforms"][0]["transforms"]}
-    for made in (train["clipping"], transforms["ScaleIntensityRanged"]):
-        assert made == {"_target_": "ScaleIntensityRanged", "keys": "image", **clipping}
-    for made in (train["normalising"], transforms["NormalizeIntensityd"]):
-        assert made == {"_target_": "NormalizeIntensityd", "keys": "image", **normalising}
+    assert train["clipping"] == {"_target_": "ScaleIntensityRanged", "keys": "image", **clipping}
+    assert train["normalising"] == {"_target_": "NormalizeIntensityd", "keys": "image", **normalising}
+    window = {"_target_": "adapters.transforms.WindowIntensityd", "keys": "image", "low": low, "high": high}
+    assert transforms["adapters.transforms.WindowIntensityd"] == window | normalising
     assert config_of(task, "evaluate")["tolerance"] == tolerance
     image = config_of(task, "metadata")["network_data_format"]["inputs"]["image"]
     assert image["value_range"] == pytest.approx([(low - mean) / std, (high - mean) / std], abs=1e-4)
