@@ -35,7 +35,6 @@ _LEFT_OUT = (
     "models/last*.ckpt",
     "models/sam_vit_*.pth",
 )
-_CHUNK = 2**20  # bytes
 
 
 def large_files(bundle: Path) -> list[dict[str, Any]]:
@@ -138,7 +137,7 @@ def _add(archive: ZipFile, path: Path, inside: str) -> None:
     entry.external_attr = _MODE << 16
     entry.file_size = path.stat().st_size  # more than 2 GB need another header
     with path.open("rb") as source, archive.open(entry, "w") as target:
-        shutil.copyfileobj(source, target, _CHUNK)
+        shutil.copyfileobj(source, target)
 
 
 def _version(bundle: Path) -> str:

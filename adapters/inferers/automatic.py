@@ -13,6 +13,7 @@ from monai.inferers import Inferer
 from monai.utils import BlendMode, ensure_tuple_rep, look_up_option
 from tqdm import tqdm
 
+from adapters.clicks import check_affine
 from adapters.inferers.geometry import ON_VOXEL, Grid, Window, interpolate, interpolation_size
 from adapters.inferers.inputs import (
     as_sizes,
@@ -181,8 +182,12 @@ class AutomaticInferer(Inferer):
 
         Returns:
             Bytes.
+
+        Raises:
+            ValueError: the size is not three positive numbers, or the affine is singular.
         """
-        grid = Grid.of(scan_size, np.eye(4) if affine is None else affine, self.spacing)
+        affine = np.eye(4) if affine is None else check_affine(affine)
+        grid = Grid.of(as_sizes(scan_size, "scan_size"), affine, self.spacing)
         axis = self._axis(grid)
         kept = 1 if self.compact else channels
         window = math.prod(self.roi_size)

@@ -33,10 +33,15 @@ def _file_state(value: Any) -> list[tuple[str, int, int]]:
     """Name, size and time of change of files, and of those in a folder; nothing for what is no path."""
     if isinstance(value, (list, tuple)):
         return [state for each in value for state in _file_state(each)]
-    if not isinstance(value, (str, PathLike)):
+    if not isinstance(value, (str, PathLike)) or not value:  # as a path, the empty word is the current folder
         return []
-    path = Path(value).expanduser()
-    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
+    try:
+        path = Path(value).expanduser()
+        if not path.exists():
+            return []
+    except (RuntimeError, OSError):  # a word like a user's folder that is not there, or longer than a name can be
+        return []
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
     return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 

@@ -253,6 +253,8 @@ def test_network_arguments():
         (lambda: AutomaticInferer(8, padding_mode="reflect"), "padding_mode='reflect' cannot be honoured: scans are"),
         (lambda: AutomaticInferer(8, buffer_steps=2), "buffer_steps=2 cannot be honoured: sums are always"),
         (lambda: AutomaticInferer(8, device="cpu"), "device='cpu' cannot be honoured"),
+        (lambda: AutomaticInferer(8).working_bytes((10, 10)), r"scan_size is \(10, 10\): expected a positive number"),
+        (lambda: AutomaticInferer(8, 1.0).working_bytes((9, 9, 9), np.diag([0, 1, 1, 1])), "affine is singular"),
         (lambda: AutomaticInferer(8, roi=2), "roi=2 cannot be honoured: there is no such argument"),
         (
             lambda: AutomaticInferer(8)(torch.zeros(1, 1, 8, 8, 8), lambda x: x[..., :4]),

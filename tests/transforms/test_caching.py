@@ -36,6 +36,13 @@ class Read(MapTransform):
         return {**data, "image": torch.tensor([values]) * self.factor}
 
 
+class CountFiles(MapTransform):
+    """Counts the files of a folder."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        return {**data, "image": torch.tensor([float(len(list(Path(data["image"]).iterdir())))])}
+
+
 @pytest.fixture
 def case(tmp_path: Path) -> dict[str, Any]:
     Read.count.clear()
@@ -72,19 +79,22 @@ def test_a_changed_file_is_read_again(case: dict[str, Any], tmp_path: Path) -> N
 
 
 def test_a_changed_file_of_a_folder_is_read_again(tmp_path: Path) -> None:
-    class Names(MapTransform):
-        def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-            return {**data, "image": torch.tensor([float(len(list(Path(data["image"]).iterdir())))])}
-
-    # of this module as pickle finds it
-    Names.__qualname__ = "Names"
-    globals()["Names"] = Names
     series = tmp_path / "series"
     series.mkdir()
     for count in (1, 2):
         (series / f"{count}.dcm").touch()
-        kept = cached_dataset([{"image": str(series)}], Compose([Names("image")]), "disk", tmp_path / "cache")
+        kept = cached_dataset([{"image": str(series)}], Compose([CountFiles("image")]), "disk", tmp_path / "cache")
         assert kept[0]["image"].item() == count
+
+
+def test_words_are_no_paths(case: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is the empty one the current folder, whose files change."""
+    monkeypatch.chdir(tmp_path)
+    case |= {"empty": "", "tilde": "~no such user", "long": "word " * 100}
+    assert numbers(case, tmp_path / "cache") == [1, 2, 3]
+    (tmp_path / "log.txt").touch()
+    assert numbers(case, tmp_path / "cache") == [1, 2, 3]
+    assert len(Read.count) == 1
 
 
 def test_a_changed_option_makes_it_anew(case: dict[str, Any], tmp_path: Path) -> None:
