@@ -150,7 +150,7 @@ def benchmark(
         repeats: runs of each row.
         what: which of `SECTIONS`. None: ``network``; with `quick` all that the device has.
         literal: whether to run the literal form, which a source checkout has and an installed package has not.
-        quick: one run of each row, and smaller crops and scans.
+        quick: one run of each row, fewer rows, and smaller crops and scans.
         device: "cpu", or "cuda" for the sections that a GPU has: network, training, batch, training_batch, crops,
             clicks, gpu_memory.
         output: JSON file to write with every run, or None.

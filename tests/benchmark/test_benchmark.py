@@ -156,6 +156,10 @@ def test_a_quick_run_has_every_table_and_is_small(monkeypatch: pytest.MonkeyPatc
     assert all(arguments["variant"] == "tiny" for arguments in measured["training"] + measured["processes"])
     # one run of each row
     assert len(measured["click"]) == 4
+    assert [arguments["shape"] for arguments in measured["automatic"]] == [[75, 128, 128]] * 2
+    assert [arguments["processes"] for arguments in measured["processes"]] == [1, 2]
+    assert [arguments["values"] for arguments in measured["all_reduce"]] == [25_443_968]
+    assert len(measured["loading"]) == 3
     assert measured["click"][-1]["options"]["crop_size"] == 32
 
 
