@@ -353,10 +353,14 @@ def _gpu_memory(plan: Plan) -> Section:
     form = "recomputed bfloat16" if plan.bfloat16 else "recomputed"
     variant = plan.size()["variant"]
     total = torch.cuda.get_device_properties(plan.device).total_memory / 2**30
-    limits = [limit for limit in _LIMITS_GIB if limit <= total]
-    common = {"form": form, "variant": variant, "crop_sizes": list(range(2 * _STEP, _LARGEST_CROP + 1, _STEP))}
+    limits = [limit for limit in _LIMITS_GIB if limit <= total] or [int(total)]
+    largest = _FULL_CROP if plan.quick else _LARGEST_CROP
+    common = {"form": form, "variant": variant, "crop_sizes": list(range(2 * _STEP, largest + 1, _STEP))}
     without = " and ".join(str(limit) for limit in _LIMITS_GIB if limit > total)
-    note = "The limit is that of torch's tensors; the driver takes some hundred MiB beside them."
+    note = (
+        "The limit is that of torch's tensors; the driver takes some hundred MiB beside them. No crop larger than "
+        f"{largest} is tried."
+    )
     return Section(
         f"gpu_memory: the largest crop that trains, {variant}, {form}, one item",
         [

@@ -96,6 +96,26 @@ def test_limits_beyond_the_gpu_have_no_row(gpu: None, monkeypatch: pytest.Monkey
     assert lines[-1].endswith("This GPU has 48.0 GiB: no row for 80 GiB.")
 
 
+@pytest.mark.parametrize(("quick", "largest"), [(False, 512), (True, 128)])
+def test_a_gpu_below_every_limit_has_a_row_of_its_own(
+    gpu: None, monkeypatch: pytest.MonkeyPatch, quick: bool, largest: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=16.5 * 2**30))
+    seen: list[dict[str, Any]] = []
+
+    def found(row: Row) -> dict[str, Any]:
+        seen.append(row.arguments)
+        return {"crop_voxels": 64, "step_s": 0.5, "peak_bytes": 10e9}
+
+    monkeypatch.setattr(sections, "in_fresh_process", found)
+    lines = benchmark("tiny", 16, 1, what=["gpu_memory"], device="cuda", quick=quick).splitlines()
+    assert lines[6] == "| 16 GiB | 64 | 500.00 | 10.00 |"
+    assert lines[-1].endswith("This GPU has 16.5 GiB: no row for 24 and 40 and 80 GiB.")
+    (arguments,) = seen
+    assert arguments["limit_bytes"] == 16 * 2**30
+    assert max(arguments["crop_sizes"]) == largest
+
+
 def test_no_row_at_all_is_an_error(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(row: Row) -> dict[str, Any]:
         raise ChildProcessError(f"{row.title} is broken")
