@@ -58,7 +58,7 @@ def benchmark(
         what: The tables, comma-separated: network, training, batch, training_batch, crops, clicks, scan, scan_vit_b,
             automatic, data, processes, communication, gpu_memory. Left out: network, or with --quick all.
         literal: Whether to run the literal form, which takes 9 GB for vit_b at 128; --noliteral leaves it out.
-        quick: All tables in a few minutes: one run of each row, smaller crops and scans.
+        quick: All tables in a few minutes: one run of each row, fewer rows, smaller crops and scans.
         device: cpu, or cuda for the tables that a GPU has: network, training, batch, training_batch, crops, clicks and
             gpu_memory.
         output: JSON file to write with every run.

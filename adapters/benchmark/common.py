@@ -22,6 +22,7 @@ __all__ = [
     "attention_kernels",
     "literal_path",
     "load_literal",
+    "make_clicks",
     "make_image",
     "make_network",
     "memory",
@@ -69,6 +70,12 @@ def make_network(variant: str, crop_size: int, **options: Any) -> SAMAdapter3D:
 def make_image(crop_size: int, batch: int) -> Tensor:
     """A batch of noise (B, 1, D, H, W), the same in every process; a larger batch begins with a smaller one."""
     return torch.randn(batch, 1, crop_size, crop_size, crop_size, generator=torch.Generator().manual_seed(1))
+
+
+def make_clicks(crop_size: int, batch: int, count: int) -> tuple[Tensor, Tensor]:
+    """Clicks (B, N, 3) anywhere in the crop, the same in every process, and their labels (B, N), all on the lesion."""
+    points = torch.rand(batch, count, 3, generator=torch.Generator().manual_seed(3)) * (crop_size - 1)
+    return points, torch.ones(batch, count, dtype=torch.long)
 
 
 def projected(values: Tensor, count: int = _PROJECTIONS) -> list[float]:

@@ -11,6 +11,7 @@ from adapters.benchmark.communication import measure_communication
 from adapters.benchmark.loading import measure_loading
 from adapters.benchmark.network import measure_linear, measure_network, measure_pointwise
 from adapters.benchmark.processes import measure_all_reduce, measure_processes
+from adapters.benchmark.profile import measure_floor, measure_profile
 from adapters.benchmark.training import measure_largest_crop, measure_training
 
 __all__ = ["MEASUREMENTS"]
@@ -27,4 +28,6 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "processes": measure_processes,
     "all_reduce": measure_all_reduce,
     "communication": measure_communication,
+    "profile": measure_profile,
+    "floor": measure_floor,
 }

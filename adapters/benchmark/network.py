@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from adapters.benchmark.common import (
     attention_kernels,
     load_literal,
+    make_clicks,
     make_image,
     make_network,
     memory,
@@ -57,8 +58,7 @@ def measure_network(
     network = make_network(variant, crop_size, mask_decoder={"correction": False}).eval().requires_grad_(False)
     network = network.to(device)
     image = make_image(crop_size, batch).to(device)
-    points = torch.rand(batch, clicks, 3, generator=torch.Generator().manual_seed(3)).to(device) * (crop_size - 1)
-    labels = torch.ones(batch, clicks, dtype=torch.long, device=device)
+    points, labels = (each.to(device) for each in make_clicks(crop_size, batch, clicks))
     compiled = form == "compiled"
     if compiled:
         for part in (network.image_encoder, network.prompt_head, network.mask_decoder):

@@ -235,6 +235,7 @@ def _scan_vit_b(plan: Plan) -> Section:
 def _automatic(plan: Plan) -> Section:
     crop_size = plan.crop_size or (2 * _STEP if plan.quick else 2 * _FULL_CROP)
     height, width, longest = _QUICK_SCAN if plan.quick else _LONG_SCAN
+    lengths = (longest,) if plan.quick else (longest // 2, longest)
     return Section(
         f"automatic: the sliding window alone, windows of {crop_size}, a stand-in for the network",
         [
@@ -243,7 +244,7 @@ def _automatic(plan: Plan) -> Section:
                 "automatic",
                 {"form": form, "shape": [length, height, width], "crop_size": crop_size},
             )
-            for length in (longest // 2, longest)
+            for length in lengths
             for title, form in (("MONAI on the whole scan", "monai"), ("window by window", "fast"))
         ],
         {
@@ -262,8 +263,6 @@ def _automatic(plan: Plan) -> Section:
 def _data(plan: Plan) -> Section:
     shape = list(_QUICK_TRAINING_SCAN if plan.quick else _TRAINING_SCAN)
     common = {"bundle": _bundle("soft_tissue_sarcoma_ct"), "shape": shape, "cases": _CASES}
-    if plan.quick:
-        common["epochs"] = 2
     ways: tuple[tuple[str, str, int], ...] = (
         ("each time anew", "none", 0),
         ("in memory", "memory", 0),
@@ -272,7 +271,8 @@ def _data(plan: Plan) -> Section:
         ("on disk, 2 workers", "disk", 2),
     )
     if plan.quick:
-        ways = (ways[0], ways[1], ways[-1])
+        common["epochs"] = 2
+        ways = (*ways[:2], ways[-1])
     return Section(
         f"data: training of the sarcoma bundle on {_CASES} scans of {' x '.join(map(str, shape))} voxels",
         [Row(title, "loading", {"cache": cache, "num_workers": n, **common}) for title, cache, n in ways],
@@ -289,13 +289,15 @@ def _data(plan: Plan) -> Section:
 
 def _processes(plan: Plan) -> Section:
     size = plan.size(small=True)
-    reduced = {variant: tuned_values(variant, size["crop_size"]) for variant in ("vit_b", size["variant"])}
+    variants = ("vit_b",) if plan.quick else ("vit_b", size["variant"])
+    reduced = {variant: tuned_values(variant, size["crop_size"]) for variant in variants}
+    alone = [] if plan.quick else [Row("1 process, 1 item", "processes", {"processes": 1, "batch": 1, **size})]
     return Section(
         f"processes: a step of training, {size['variant']}, crop {size['crop_size']}, float32, gloo, one thread each",
         [
             Row("1 process, 2 items", "processes", {"processes": 1, "batch": 2, **size}),
             Row("2 processes, 1 item each", "processes", {"processes": 2, "batch": 1, **size}),
-            Row("1 process, 1 item", "processes", {"processes": 1, "batch": 1, **size}),
+            *alone,
             *(
                 Row(
                     f"2 processes, all-reduce of the {values:,} that {variant} tunes",
@@ -351,10 +353,14 @@ def _gpu_memory(plan: Plan) -> Section:
     form = "recomputed bfloat16" if plan.bfloat16 else "recomputed"
     variant = plan.size()["variant"]
     total = torch.cuda.get_device_properties(plan.device).total_memory / 2**30
-    limits = [limit for limit in _LIMITS_GIB if limit <= total]
-    common = {"form": form, "variant": variant, "crop_sizes": list(range(2 * _STEP, _LARGEST_CROP + 1, _STEP))}
+    limits = [limit for limit in _LIMITS_GIB if limit <= total] or [int(total)]
+    largest = _FULL_CROP if plan.quick else _LARGEST_CROP
+    common = {"form": form, "variant": variant, "crop_sizes": list(range(2 * _STEP, largest + 1, _STEP))}
     without = " and ".join(str(limit) for limit in _LIMITS_GIB if limit > total)
-    note = "The limit is that of torch's tensors; the driver takes some hundred MiB beside them."
+    note = (
+        "The limit is that of torch's tensors; the driver takes some hundred MiB beside them. No crop larger than "
+        f"{largest} is tried."
+    )
     return Section(
         f"gpu_memory: the largest crop that trains, {variant}, {form}, one item",
         [

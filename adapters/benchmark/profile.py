@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, record_function
 
-from adapters.benchmark.common import load_literal, make_image, make_network
+from adapters.benchmark.common import load_literal, make_clicks, make_image, make_network
 from adapters.benchmark.network import measure_linear
-from adapters.networks import ImageFeatures, SAMAdapter3D, build_sam_adapter3d
+from adapters.networks import SAMAdapter3D, build_sam_adapter3d
 
 __all__ = ["KINDS", "Form", "flops", "measure_floor", "measure_profile"]
 
@@ -301,8 +301,7 @@ def measure_profile(form: Form, variant: str, crop_size: int) -> dict[str, Any]:
         _mark_fast(network)
     _mark(network.prompt_head, "forward", _HEAD)
     image = make_image(crop_size, 1)
-    points = torch.rand(1, _CLICKS, 3, generator=torch.Generator().manual_seed(3)) * (crop_size - 1)
-    labels = torch.ones(1, _CLICKS, dtype=torch.long)
+    points, labels = make_clicks(crop_size, 1, _CLICKS)
     with (
         torch.inference_mode(),
         torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profile,
@@ -310,13 +309,9 @@ def measure_profile(form: Form, variant: str, crop_size: int) -> dict[str, Any]:
     ):
         busy = time.process_time()
         if literal:
-            levels = literal.literal_encode(network.image_encoder, image)
-            deepest = network.prompt_head(levels[-1], points, labels, tuple(image.shape[2:]))
-            literal.literal_decode(network.mask_decoder, [*levels[:-1], deepest], image)
+            literal.literal_forward(network, image, points, labels)
         else:
-            levels = network.image_encoder(image)
-            context = network.mask_decoder.context(levels, image)  # type: ignore[operator]
-            network.decode(ImageFeatures(levels, context), image, points, labels)
+            network(image, points, labels)
         busy = time.process_time() - busy
     (whole,) = (event for event in profile.events() or () if event.name == _CLICK)
     times = list(_sorted(whole))

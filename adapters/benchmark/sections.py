@@ -21,7 +21,7 @@ from adapters.benchmark.table import Row, Section, derived, medians, table
 from adapters.files import write_whole
 from adapters.networks import build_sam_adapter3d
 
-__all__ = ["SECTIONS", "benchmark"]
+__all__ = ["SECTIONS", "benchmark", "in_fresh_process", "processor"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,12 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
 
 
-def _in_fresh_process(row: Row) -> dict[str, Any]:
+def in_fresh_process(row: Row) -> dict[str, Any]:
+    """What a row measures, in a process of its own.
+
+    Raises:
+        ChildProcessError: if that process fails.
+    """
     root = str(Path(adapters.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
@@ -72,7 +77,7 @@ def _run(section: Section, repeats: int) -> None:
             try:
                 # what is calculated and not measured needs no process
                 computed = row.measurement == "communication"
-                run = measure_communication(**row.arguments) if computed else _in_fresh_process(row)
+                run = measure_communication(**row.arguments) if computed else in_fresh_process(row)
             except ChildProcessError as err:
                 if not section.optional:
                     raise
@@ -87,6 +92,7 @@ def _run(section: Section, repeats: int) -> None:
 
 
 def processor() -> str:
+    """The processor's name."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():
@@ -144,7 +150,7 @@ def benchmark(
         repeats: runs of each row.
         what: which of `SECTIONS`. None: ``network``; with `quick` all that the device has.
         literal: whether to run the literal form, which a source checkout has and an installed package has not.
-        quick: one run of each row, and smaller crops and scans.
+        quick: one run of each row, fewer rows, and smaller crops and scans.
         device: "cpu", or "cuda" for the sections that a GPU has: network, training, batch, training_batch, crops,
             clicks, gpu_memory.
         output: JSON file to write with every run, or None.

@@ -56,9 +56,7 @@ def training_step(
         optimiser.zero_grad()
         with torch.autocast(image.device.type, torch.bfloat16, enabled=form.endswith(("bfloat16", "compiled"))):
             if literal is not None:
-                levels = literal.literal_encode(network.image_encoder, image)
-                deepest = network.prompt_head(levels[-1], points, labels, tuple(image.shape[2:]))  # type: ignore[operator]
-                logits = literal.literal_decode(network.mask_decoder, [*levels[:-1], deepest], image)
+                logits = literal.literal_forward(network, image, points, labels)
             else:
                 logits = network(image, points, labels)
         loss = F.binary_cross_entropy_with_logits((logits[:, 1:] - logits[:, :1]).float(), target)

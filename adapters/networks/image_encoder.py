@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from adapters.networks.attention import WindowAttention3D, chunk_on
+from adapters.networks.recording import recorded
 from adapters.networks.registry import Variant, get_variant
 
 __all__ = ["ImageEncoder3D", "SpatialAdapter", "build_image_encoder", "enlargement_matrix"]
@@ -149,7 +150,7 @@ class Block3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, D, H, W, C) to the same shape."""
         x = self.adapter(x)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or recorded():
             x = x + self.attn(self.norm1(x), self.window_size, shift=self.shift)
             return x + self.mlp(self.norm2(x))
         x = x.contiguous()

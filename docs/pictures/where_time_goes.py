@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -23,15 +21,12 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from adapters.benchmark.profile import KINDS
-from adapters.benchmark.sections import processor
+from adapters.benchmark.sections import in_fresh_process, processor
+from adapters.benchmark.table import Row
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-CHILD = (
-    "import json, sys; from adapters.benchmark import profile; "
-    "print(json.dumps(getattr(profile, sys.argv[1])(**json.loads(sys.argv[2]))))"
-)
 FORMS = ("literal", "fast")
 BEGIN, END = "<!-- profile -->", "<!-- end of profile -->"
 TITLES = {"literal": "literal: each step as it is described", "fast": "fast: the library's form"}
@@ -62,27 +57,14 @@ WIDTH = 12.0  # inches of the axis of time
 ROW = 27  # points of a row's height
 
 
-def measure(name: str, **arguments: Any) -> dict[str, Any]:
-    """What a fresh process measures."""
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, name, json.dumps(arguments)],
-        env={**os.environ, "KINETO_LOG_LEVEL": "99"},  # the profiler is silent about GPUs that it does not find
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def measure_all(variant: str, crop_size: int) -> dict[str, Any]:
     """Both forms and the floor."""
     size = {"variant": variant, "crop_size": crop_size}
+    rows = [*(Row(form, "profile", {"form": form, **size}) for form in FORMS), Row("floor", "floor", size)]
     return {
         "machine": f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         **size,
-        **{form: measure("measure_profile", form=form, **size) for form in FORMS},
-        "floor": measure("measure_floor", **size),
+        **{row.title: in_fresh_process(row) for row in rows},
     }
 
 

@@ -64,7 +64,7 @@ def test_rows_take_turns_and_medians_count(monkeypatch: pytest.MonkeyPatch) -> N
         small["projected"] = [3.0, 4.05]
         return {**small, "encoder_s": time, "first_click_s": time, "next_click_s": 0.1, "peak_bytes": 3 * 2**20}
 
-    monkeypatch.setattr(sections, "_in_fresh_process", fake)
+    monkeypatch.setattr(sections, "in_fresh_process", fake)
     monkeypatch.setattr(plans, "native_bfloat16", lambda _: False)
     lines = benchmark("tiny", 32, 3).splitlines()
     assert seen[:5] == seen[5:10] == ["literal", "float32", *seen[2:5]]
@@ -94,14 +94,14 @@ def test_a_form_of_training_that_has_no_memory_is_left_out_and_named(monkeypatch
             raise ChildProcessError("DefaultCPUAllocator: can't allocate memory")
         return here(row)
 
-    monkeypatch.setattr(sections, "_in_fresh_process", short)
+    monkeypatch.setattr(sections, "in_fresh_process", short)
     lines = benchmark("tiny", 16, 1, what=["training"]).splitlines()
     assert [line.split(" | ")[0].strip("| ") for line in lines[6:8]] == ["kept", "recomputed"]
     assert lines[-1].endswith("No row 'literal': DefaultCPUAllocator: can't allocate memory")
 
 
 def test_training_has_the_same_gradients_in_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sections, "_in_fresh_process", here)
+    monkeypatch.setattr(sections, "in_fresh_process", here)
     monkeypatch.setattr(plans, "native_bfloat16", lambda _: False)
     lines = benchmark("tiny", 16, 1, what=["training"]).splitlines()
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in lines[6:9]}
@@ -124,7 +124,7 @@ def test_growth(what: str, titles: list[str], monkeypatch: pytest.MonkeyPatch) -
         measured.append(row.arguments)
         return here(row)
 
-    monkeypatch.setattr(sections, "_in_fresh_process", counted)
+    monkeypatch.setattr(sections, "in_fresh_process", counted)
     lines = benchmark("tiny", 16, 1, what=[what]).splitlines()[6:]
     assert [line.split(" | ")[0].strip("| ") for line in lines[: len(titles)]] == titles
     assert [arguments.get("batch", 1) for arguments in measured] == ([1] if what == "crops" else [1, 2, 4])
@@ -145,7 +145,7 @@ def test_a_quick_run_has_every_table_and_is_small(monkeypatch: pytest.MonkeyPatc
         words = ("step", "first_click", "next_click", "encoder", "reduce", "read", "write", "outside", "prepare")
         return {**{f"{word}_s": 1.0 for word in words}, "peak_bytes": 2**20, "baseline_bytes": 2**19}
 
-    monkeypatch.setattr(sections, "_in_fresh_process", noted)
+    monkeypatch.setattr(sections, "in_fresh_process", noted)
     text = benchmark(quick=True)
     titles = [line.split(":")[0] for line in text.splitlines() if line.split(":")[0] in ON_CPU]
     assert titles == list(ON_CPU)
@@ -156,6 +156,10 @@ def test_a_quick_run_has_every_table_and_is_small(monkeypatch: pytest.MonkeyPatc
     assert all(arguments["variant"] == "tiny" for arguments in measured["training"] + measured["processes"])
     # one run of each row
     assert len(measured["click"]) == 4
+    assert [arguments["shape"] for arguments in measured["automatic"]] == [[75, 128, 128]] * 2
+    assert [arguments["processes"] for arguments in measured["processes"]] == [1, 2]
+    assert [arguments["values"] for arguments in measured["all_reduce"]] == [25_443_968]
+    assert len(measured["loading"]) == 3
     assert measured["click"][-1]["options"]["crop_size"] == 32
 
 
@@ -176,7 +180,7 @@ def test_without_a_source_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     missing = tmp_path / "literal.py"
     for module in ("common", "plans"):
         monkeypatch.setattr(f"adapters.benchmark.{module}.literal_path", lambda: missing)
-    monkeypatch.setattr(sections, "_in_fresh_process", here)
+    monkeypatch.setattr(sections, "in_fresh_process", here)
     table = benchmark("tiny", 16, 1)
     assert "| literal |" not in table
     assert f"The literal column needs a source checkout: {missing} is not there." in table
@@ -185,7 +189,7 @@ def test_without_a_source_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_literal_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sections, "_in_fresh_process", here)
+    monkeypatch.setattr(sections, "in_fresh_process", here)
     assert "literal" not in benchmark("tiny", 16, 1, literal=False)
 
 
@@ -202,7 +206,7 @@ def test_literal_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_input_is_refused_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    monkeypatch.setattr(sections, "_in_fresh_process", lambda *_: pytest.fail("something ran"))
+    monkeypatch.setattr(sections, "in_fresh_process", lambda *_: pytest.fail("something ran"))
     with pytest.raises(error, match=message):
         benchmark(**arguments)
 

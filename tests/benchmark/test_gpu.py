@@ -56,7 +56,7 @@ def test_the_tables_of_a_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_pat
             really.setattr(torch.cuda, "is_available", lambda: False)
             return MEASUREMENTS[row.measurement](**{**row.arguments, "device": "cpu"})
 
-    monkeypatch.setattr(sections, "_in_fresh_process", on_cpu)
+    monkeypatch.setattr(sections, "in_fresh_process", on_cpu)
     output = tmp_path / "gpu.json"
     text = benchmark("tiny", 16, 1, what=["network", "training"], device="cuda", output=str(output))
     report = json.loads(output.read_text())
@@ -90,17 +90,37 @@ def test_limits_beyond_the_gpu_have_no_row(gpu: None, monkeypatch: pytest.Monkey
         fits = [size for size in row.arguments["crop_sizes"] if size <= gib * 4]
         return {"crop_voxels": fits[-1], "step_s": 0.5, "peak_bytes": 10e9}
 
-    monkeypatch.setattr(sections, "_in_fresh_process", found)
+    monkeypatch.setattr(sections, "in_fresh_process", found)
     lines = benchmark("tiny", 16, 1, what=["gpu_memory"], device="cuda").splitlines()
     assert lines[6:8] == ["| 24 GiB | 96 | 500.00 | 10.00 |", "| 40 GiB | 160 | 500.00 | 10.00 |"]
     assert lines[-1].endswith("This GPU has 48.0 GiB: no row for 80 GiB.")
+
+
+@pytest.mark.parametrize(("quick", "largest"), [(False, 512), (True, 128)])
+def test_a_gpu_below_every_limit_has_a_row_of_its_own(
+    gpu: None, monkeypatch: pytest.MonkeyPatch, quick: bool, largest: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=16.5 * 2**30))
+    seen: list[dict[str, Any]] = []
+
+    def found(row: Row) -> dict[str, Any]:
+        seen.append(row.arguments)
+        return {"crop_voxels": 64, "step_s": 0.5, "peak_bytes": 10e9}
+
+    monkeypatch.setattr(sections, "in_fresh_process", found)
+    lines = benchmark("tiny", 16, 1, what=["gpu_memory"], device="cuda", quick=quick).splitlines()
+    assert lines[6] == "| 16 GiB | 64 | 500.00 | 10.00 |"
+    assert lines[-1].endswith("This GPU has 16.5 GiB: no row for 24 and 40 and 80 GiB.")
+    (arguments,) = seen
+    assert arguments["limit_bytes"] == 16 * 2**30
+    assert max(arguments["crop_sizes"]) == largest
 
 
 def test_no_row_at_all_is_an_error(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(row: Row) -> dict[str, Any]:
         raise ChildProcessError(f"{row.title} is broken")
 
-    monkeypatch.setattr(sections, "_in_fresh_process", fails)
+    monkeypatch.setattr(sections, "in_fresh_process", fails)
     with pytest.raises(ChildProcessError, match=r"no row could be run.*4 items is broken"):
         benchmark("tiny", 16, 1, what=["batch"], device="cuda")
 

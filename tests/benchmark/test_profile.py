@@ -118,10 +118,7 @@ def test_flops_are_those_that_torch_counts(form: str, crop_size: int, clicks: in
     in_place = {torch.ops.aten.addmm_: product, torch.ops.aten.baddbmm_: product}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         if form == "literal":
-            literal = load_literal()
-            levels = literal.literal_encode(network.image_encoder, image)
-            deepest = network.prompt_head(levels[-1], points, labels, tuple(image.shape[2:]))
-            literal.literal_decode(network.mask_decoder, [*levels[:-1], deepest], image)
+            load_literal().literal_forward(network, image, points, labels)
         else:
             network(image, points, labels)
     counted = flops(network, crop_size, form, clicks)

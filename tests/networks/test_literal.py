@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adapters.benchmark.common import load_literal
 from adapters.networks import ImageFeatures, SAMAdapter3D, Variant, WindowAttention3D, build_sam_adapter3d
 from adapters.networks.attention import relative_positions, seam_masks
 from adapters.networks.image_encoder import PatchEmbedding3D, enlargement_matrix
 
-_path = Path(__file__).resolve().parents[1] / "reference" / "literal.py"
-_spec = importlib.util.spec_from_file_location("literal", _path)
-assert _spec is not None
-assert _spec.loader is not None
-literal = importlib.util.module_from_spec(_spec)
-sys.modules.setdefault("literal", literal)
-_spec.loader.exec_module(literal)
+literal = load_literal()
 
 SMALL = Variant(
     "small",
@@ -123,6 +116,16 @@ def test_fewer_levels_equal_literal(levels: int) -> None:
         assert relative_error(found[-1], reference[-1]) <= 1e-5
         logits = network.mask_decoder(context, found[-1], image)
         assert relative_error(logits, literal.literal_decode(network.mask_decoder, reference, image)) <= 1e-5
+
+
+def test_a_recorded_block_has_all_windows_at_once() -> None:
+    block = small_network(32).image_encoder.blocks[1]
+    x = torch.randn(1, 8, 8, 8, SMALL.embed_dim)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shapes become constants
+        traced = torch.jit.trace(block, (x,), check_trace=False)
+        assert str(traced.inlined_graph).count("scaled_dot_product_attention") == 1
+        assert relative_error(traced(x), block(x)) <= 1e-5
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
@@ -285,8 +288,5 @@ def test_whole_network_equals_literal_with_clicks() -> None:
     randomised(network)
     image, clicks = torch.randn(1, 1, *crop), torch.tensor([[[3.0, 4.5, 20.0], [19.5, 0.0, 31.0]]])
     with torch.no_grad():
-        levels = literal.literal_encode(network.image_encoder, image)
-        levels[3] = network.prompt_head(levels[3], clicks, torch.ones(1, 2, dtype=torch.long), crop)
-        assert (
-            relative_error(network(image, clicks), literal.literal_decode(network.mask_decoder, levels, image)) <= 1e-5
-        )
+        reference = literal.literal_forward(network, image, clicks, torch.ones(1, 2, dtype=torch.long))
+        assert relative_error(network(image, clicks), reference) <= 1e-5

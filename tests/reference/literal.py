@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adapters.networks import AggregationDecoder, ImageEncoder3D, SpatialAdapter, WindowAttention3D
+from adapters.networks import AggregationDecoder, ImageEncoder3D, SAMAdapter3D, SpatialAdapter, WindowAttention3D
 from adapters.networks.image_encoder import PATCH, Block3D, Neck, PatchEmbedding3D
 
 EPS = 1e-6
@@ -193,3 +193,10 @@ def literal_decode(decoder: AggregationDecoder, levels: Sequence[Tensor], image:
     x = F.relu(F.instance_norm(F.conv3d(torch.cat(parts, dim=1), decoder.fuse.weight, padding=1)))
     x = F.conv3d(x, decoder.classify.weight, padding=1)
     return F.interpolate(x, size=image.shape[2:], mode="trilinear", align_corners=True)
+
+
+def literal_forward(network: SAMAdapter3D, image: Tensor, clicks: Tensor, labels: Tensor) -> Tensor:
+    """Logits (B, 2, D, H, W) of the image with clicks (B, N, 3); the prompt head is the library's own."""
+    levels = literal_encode(network.image_encoder, image)
+    deepest = network.prompt_head(levels[-1], clicks, labels, tuple(image.shape[2:]))
+    return literal_decode(network.mask_decoder, [*levels[:-1], deepest], image)
