@@ -24,7 +24,7 @@ _TRAINING_SCAN, _QUICK_TRAINING_SCAN = (512, 512, 150), (128, 128, 64)
 _CASES = 4
 _GPUS = (8, 64, 512)
 _STEP_SECONDS = (0.1, 0.5, 2.0)
-_LIMITS_GIB = (24, 40, 80)
+_LIMITS_GB = (24, 40, 80)
 _LARGEST_CROP = 512
 
 
@@ -352,11 +352,11 @@ def _communication(plan: Plan) -> Section:
 def _gpu_memory(plan: Plan) -> Section:
     form = "recomputed bfloat16" if plan.bfloat16 else "recomputed"
     variant = plan.size()["variant"]
-    total = torch.cuda.get_device_properties(plan.device).total_memory / 2**30
-    limits = [limit for limit in _LIMITS_GIB if limit <= total] or [int(total)]
+    total = torch.cuda.get_device_properties(plan.device).total_memory / 1e9
+    limits = [limit for limit in _LIMITS_GB if limit <= total] or [int(total)]
     largest = _FULL_CROP if plan.quick else _LARGEST_CROP
     common = {"form": form, "variant": variant, "crop_sizes": list(range(2 * _STEP, largest + 1, _STEP))}
-    without = " and ".join(str(limit) for limit in _LIMITS_GIB if limit > total)
+    without = " and ".join(str(limit) for limit in _LIMITS_GB if limit > total)
     note = (
         "The limit is that of torch's tensors; the driver takes some hundred MiB beside them. No crop larger than "
         f"{largest} is tried."
@@ -364,11 +364,11 @@ def _gpu_memory(plan: Plan) -> Section:
     return Section(
         f"gpu_memory: the largest crop that trains, {variant}, {form}, one item",
         [
-            Row(f"{limit} GiB", "largest_crop", {**common, "limit_bytes": limit * 2**30, **plan.where})
+            Row(f"{limit} GB", "largest_crop", {**common, "limit_bytes": limit * 10**9, **plan.where})
             for limit in limits
         ],
         {"crop_voxels": "crop", "step_s": "step (s)", "peak_bytes": "peak of torch's tensors (MiB)"},
-        f"{note} This GPU has {total:.1f} GiB: no row for {without} GiB." if without else note,
+        f"{note} This GPU has {total:.1f} GB: no row for {without} GB." if without else note,
         compare=False,
         **plan.looks,
     )

@@ -38,11 +38,11 @@ def test_devices_that_do_not_fit(what: list[str] | None, device: str, message: s
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch says that there is a GPU of 48 GiB."""
+    """torch says that there is a GPU of 48 GB."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=48 * 2**30))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=48e9))
 
 
 def test_the_tables_of_a_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -86,21 +86,21 @@ def test_the_tables_of_a_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_limits_beyond_the_gpu_have_no_row(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def found(row: Row) -> dict[str, Any]:
-        gib = row.arguments["limit_bytes"] / 2**30
-        fits = [size for size in row.arguments["crop_sizes"] if size <= gib * 4]
+        gb = row.arguments["limit_bytes"] / 1e9
+        fits = [size for size in row.arguments["crop_sizes"] if size <= gb * 4]
         return {"crop_voxels": fits[-1], "step_s": 0.5, "peak_bytes": 10e9}
 
     monkeypatch.setattr(sections, "in_fresh_process", found)
     lines = benchmark("tiny", 16, 1, what=["gpu_memory"], device="cuda").splitlines()
-    assert lines[6:8] == ["| 24 GiB | 96 | 500.00 | 10.00 |", "| 40 GiB | 160 | 500.00 | 10.00 |"]
-    assert lines[-1].endswith("This GPU has 48.0 GiB: no row for 80 GiB.")
+    assert lines[6:8] == ["| 24 GB | 96 | 500.00 | 10.00 |", "| 40 GB | 160 | 500.00 | 10.00 |"]
+    assert lines[-1].endswith("This GPU has 48.0 GB: no row for 80 GB.")
 
 
 @pytest.mark.parametrize(("quick", "largest"), [(False, 512), (True, 128)])
 def test_a_gpu_below_every_limit_has_a_row_of_its_own(
     gpu: None, monkeypatch: pytest.MonkeyPatch, quick: bool, largest: int
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=16.5 * 2**30))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=16.5e9))
     seen: list[dict[str, Any]] = []
 
     def found(row: Row) -> dict[str, Any]:
@@ -109,10 +109,10 @@ def test_a_gpu_below_every_limit_has_a_row_of_its_own(
 
     monkeypatch.setattr(sections, "in_fresh_process", found)
     lines = benchmark("tiny", 16, 1, what=["gpu_memory"], device="cuda", quick=quick).splitlines()
-    assert lines[6] == "| 16 GiB | 64 | 500.00 | 10.00 |"
-    assert lines[-1].endswith("This GPU has 16.5 GiB: no row for 24 and 40 and 80 GiB.")
+    assert lines[6] == "| 16 GB | 64 | 500.00 | 10.00 |"
+    assert lines[-1].endswith("This GPU has 16.5 GB: no row for 24 and 40 and 80 GB.")
     (arguments,) = seen
-    assert arguments["limit_bytes"] == 16 * 2**30
+    assert arguments["limit_bytes"] == 16 * 10**9
     assert max(arguments["crop_sizes"]) == largest
 
 
