@@ -219,7 +219,12 @@ def _clicked_scan(plan: Plan, title: str, bundle: str, options: dict[str, Any]) 
 
 def _scan(plan: Plan) -> Section:
     title = "scan: one click on a CT of {size} voxels, file to file, the sarcoma bundle"
-    return _clicked_scan(plan, title, "soft_tissue_sarcoma_ct", {})
+    section = _clicked_scan(plan, title, "soft_tissue_sarcoma_ct", {})
+    if not plan.quick:
+        first = section.rows[0]
+        longer = {**first.arguments, "shape": list(_LONG_SCAN)}
+        section.rows.append(replace(first, title=f"{first.title}, {_LONG_SCAN[2]} slices", arguments=longer))
+    return section
 
 
 def _scan_vit_b(plan: Plan) -> Section:

@@ -15,7 +15,7 @@ import torch
 from adapters.benchmark import benchmark, plans, sections
 from adapters.benchmark.measure import MEASUREMENTS
 from adapters.benchmark.network import measure_network
-from adapters.benchmark.plans import ON_CPU
+from adapters.benchmark.plans import ON_CPU, Plan, make_section
 from adapters.benchmark.table import Row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,6 +161,15 @@ def test_a_quick_run_has_every_table_and_is_small(monkeypatch: pytest.MonkeyPatc
     assert [arguments["values"] for arguments in measured["all_reduce"]] == [25_443_968]
     assert len(measured["loading"]) == 3
     assert measured["click"][-1]["options"]["crop_size"] == 32
+
+
+def test_a_click_on_scans_of_two_lengths() -> None:
+    shapes = {row.title: row.arguments["shape"] for row in make_section("scan", Plan()).rows}
+    assert shapes == {
+        ".nii.gz": [512, 512, 300],
+        ".nii": [512, 512, 300],
+        ".nii.gz, 600 slices": [512, 512, 600],
+    }
 
 
 def test_a_click_with_other_options() -> None:
