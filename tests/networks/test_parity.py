@@ -167,5 +167,6 @@ def test_vit_b_is_recognised(vit_b: Case) -> None:
     found = identity(vit_b.network)
     sizes = asdict(VARIANTS["vit_b"])
     assert found["variant"] == sizes.pop("name")
+    assert sizes.pop("levels") == 4  # written where it is another number
     assert found["sizes"] == {**sizes, "global_blocks": [2, 5, 8, 11]}
     assert found["crop_size"] == vit_b.config["crop"]
