@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
 import math
 from collections.abc import Hashable, Mapping, MutableMapping, Sequence
@@ -57,15 +56,6 @@ class _SeriesReader(ITKReader):
         return scan
 
 
-class _NiftiReader(NibabelReader):
-    """nibabel, with a compressed file unpacked at once (nibabel does it in many small pieces)."""
-
-    def _get_array_data(self, img: Any, filename: Any) -> np.ndarray:
-        if not str(filename).lower().endswith(".gz"):
-            return cast(np.ndarray, super()._get_array_data(img, filename))
-        return np.asanyarray(type(img).from_bytes(gzip.decompress(Path(filename).read_bytes())).dataobj)
-
-
 class LoadScand(LoadImaged):
     """Load scans with their affine (voxels to world mm, RAS+), channel first.
 
@@ -94,7 +84,7 @@ class LoadScand(LoadImaged):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, dtype=dtype, ensure_channel_first=True, allow_missing_keys=allow_missing_keys)
-        self._nifti = _NiftiReader()
+        self._nifti = NibabelReader()
         self._itk = _SeriesReader(series_name=series_name)
 
     @answering()
