@@ -19,8 +19,8 @@ from adapters.answers import answering
 class LesionLogOddsd(MapTransform):
     """Logits of background and lesion to the log-odds of the lesion, the lesion's logit less the background's.
 
-    One channel is inverted to the image's own grid at half the cost of two. The compact form of
-    `adapters.inferers.AutomaticInferer` is log-odds already, and stays as it is.
+    One channel is inverted to the image's own grid at half the cost of two. What the inferers
+    return with ``compact`` is log-odds already, and stays as it is.
 
     Args:
         keys: keys of logits (2, D, H, W), or log-odds (1, D, H, W). Each becomes (1, D, H, W) of the same type.
