@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import math
 from collections.abc import Hashable, Mapping, MutableMapping, Sequence
@@ -56,6 +57,17 @@ class _SeriesReader(ITKReader):
         return scan
 
 
+class _NiftiReader(NibabelReader):
+    """nibabel, with a compressed file unpacked at once (nibabel does it in many small pieces)."""
+
+    def _get_array_data(self, img: Any, filename: Any) -> np.ndarray:
+        # the file that the image knows: MONAI's name is the last one that any thread asked this reader for
+        path = Path(img.get_filename())
+        if path.suffix.lower() != ".gz":
+            return cast(np.ndarray, super()._get_array_data(img, filename))
+        return np.asanyarray(type(img).from_bytes(gzip.decompress(path.read_bytes())).dataobj)
+
+
 class LoadScand(LoadImaged):
     """Load scans with their affine (voxels to world mm, RAS+), channel first.
 
@@ -84,7 +96,7 @@ class LoadScand(LoadImaged):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, dtype=dtype, ensure_channel_first=True, allow_missing_keys=allow_missing_keys)
-        self._nifti = NibabelReader()
+        self._nifti = _NiftiReader()
         self._itk = _SeriesReader(series_name=series_name)
 
     @answering()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel as nib
@@ -38,6 +39,17 @@ def test_every_format_gives_the_same_array_and_affine(kind: str, array: np.ndarr
     np.testing.assert_allclose(np.asarray(scan.meta["original_affine"]), AFFINE, atol=2e-5)
     assert tuple(scan.meta["spatial_shape"]) == SHAPE
     assert CheckScand("image")({"image": scan})["image"] is scan
+
+
+def test_threads_share_a_loader(rng: np.random.Generator, tmp_path: Path) -> None:
+    """As MONAI's cached data sets and MONAI Label's server do: each gets the file that it asked for."""
+    scans = rng.integers(-1000, 1000, (6, *SHAPE)).astype(np.int16)
+    paths = [write_nifti(tmp_path / f"{number}.nii.gz", scan, AFFINE) for number, scan in enumerate(scans)]
+    load = LoadScand("image")
+    order = list(range(len(paths))) * 20
+    with ThreadPoolExecutor(4) as pool:
+        for number, loaded in zip(order, pool.map(lambda number: load({"image": paths[number]}), order), strict=True):
+            np.testing.assert_array_equal(np.asarray(loaded["image"]), scans[number][None])
 
 
 def test_a_path_object_and_a_list_of_one(array: np.ndarray, tmp_path: Path) -> None:
@@ -88,6 +100,16 @@ def test_a_truncated_file(kind: str, part: float, array: np.ndarray, tmp_path: P
     write = write_nifti if kind.startswith("nii") else write_itk
     path = _cut(write(tmp_path / f"cut.{kind}", array, AFFINE), part)
     with pytest.raises(ValueError, match=rf"'image': .*cut\.{kind}' cannot be read, expected .* not truncated"):
+        LoadScand("image")({"image": path})
+
+
+def test_a_compressed_file_of_other_content(array: np.ndarray, tmp_path: Path) -> None:
+    """Damaged on its way: all voxels are there, and the checksum tells that they are not those that were written."""
+    path = Path(write_nifti(tmp_path / "scan.nii.gz", array, AFFINE))
+    whole = bytearray(path.read_bytes())
+    whole[-8] ^= 1  # the checksum's first byte
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"'image': .*scan\.nii\.gz' cannot be read, expected .*: CRC check failed"):
         LoadScand("image")({"image": path})
 
 
