@@ -7,7 +7,7 @@ from .intensity import WindowIntensityd
 from .mask import LesionLogOddsd, LesionMaskd, ThresholdLesiond
 from .options import RequestOptionsd
 from .remember import RememberedScand
-from .saving import NiftiWriter, mask_writer
+from .saving import NiftiWriter, mask_name, mask_writer
 from .scan import CheckScand, LoadScand, SafeSpacingd
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "cached_dataset",
     "load_datalist",
     "load_requests",
+    "mask_name",
     "mask_writer",
 ]

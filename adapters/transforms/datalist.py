@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.clicks import check_points
+from adapters.transforms.saving import scan_name
 
 
 def _read_json(path: str | PathLike) -> Any:
@@ -72,10 +73,10 @@ def load_requests(path: str | PathLike, base_dir: str | PathLike | None = None) 
                 raise ValueError(f"{where} has no key {key!r} (it has {', '.join(entry)}); add it, {hint}")
         check_points(entry["points"], entry["point_labels"], name=where)
         image = _existing(entry["image"], base, f"{where}, 'image'")
-        first = written.setdefault(Path(image).name, number)
+        first = written.setdefault(scan_name(image), number)
         if first != number:
             raise ValueError(
-                f"{where} and entry {first} both have an image named {Path(image).name!r}, so one mask would overwrite "
+                f"{where} and entry {first} both have an image named {scan_name(image)!r}, so one mask would overwrite "
                 "the other: put them into lists of their own, or rename one"
             )
         requests.append({**entry, "image": image})

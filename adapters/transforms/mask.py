@@ -103,7 +103,8 @@ class LesionMaskd(MapTransform):
         required: refuse a label without a lesion.
 
     Raises:
-        ValueError: (when called) a label that has none of the values though ``required``.
+        ValueError: (when called) a label that has none of the values though ``required``; without values, a label
+            that is not finite.
     """
 
     def __init__(
@@ -126,14 +127,21 @@ class LesionMaskd(MapTransform):
         for key in self.key_iterator(d):
             label = d[key]
             array = np.asarray(label)
+            if values is None and not np.isfinite(array).all():
+                raise ValueError(
+                    f"label {key!r} ({_file(label)}) holds NaN or infinity, expected 0 on what is no lesion"
+                )
             lesion = array != 0 if values is None else np.isin(array, values)
             if self.required and not lesion.any():
                 there = ", ".join(f"{value:g}" for value in np.unique(array)[:10])
-                file = label.meta.get("filename_or_obj", "") if isinstance(label, MetaTensor) else ""
                 wanted = "but 0" if values is None else f"of value {' or '.join(map(str, values))}"
                 raise ValueError(
-                    f"label {key!r} ({file}) has no voxel {wanted}, it holds {there}; "
+                    f"label {key!r} ({_file(label)}) has no voxel {wanted}, it holds {there}; "
                     "give the value of the lesion in this label, or leave the case out"
                 )
             d[key] = convert_to_dst_type(lesion.astype(np.float32), label)[0]
         return d
+
+
+def _file(label: Any) -> str:
+    return str(label.meta.get("filename_or_obj", "")) if isinstance(label, MetaTensor) else ""

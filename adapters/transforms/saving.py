@@ -1,8 +1,12 @@
-"""How masks are written."""
+"""How masks are named and written."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import nibabel as nib
@@ -10,7 +14,9 @@ import numpy as np
 import torch
 from monai.config import DtypeLike, NdarrayOrTensor
 from monai.data import NibabelWriter
+from monai.data.folder_layout import default_name_formatter
 from monai.data.utils import to_affine_nd
+from monai.transforms import Transform
 from monai.utils import get_equivalent_dtype
 
 from adapters.transforms.scan import NIFTI
@@ -21,7 +27,7 @@ class NiftiWriter(NibabelWriter):
 
     MONAI makes a float32 copy even of what is not resampled, and one in C order, which nibabel changes back slice by
     slice. Here voxels go to the file from where they lie. Masks on the grid of a scan that `LoadScand` read lie in
-    memory as in the file.
+    memory as in the file. An interruption leaves no half file.
     """
 
     def set_metadata(self, meta_dict: Mapping | None, resample: bool = True, **options: Any) -> None:  # noqa: FBT001, FBT002
@@ -30,6 +36,14 @@ class NiftiWriter(NibabelWriter):
             super().set_metadata(meta_dict, resample=resample, **options)
         else:
             _, self.affine, _ = self.get_meta_info(meta_dict)
+
+    def write(self, filename: PathLike | str, *args: Any, **options: Any) -> None:
+        """Write as MONAI does, beside the file, and put it into its place as a whole."""
+        path = Path(filename)
+        with TemporaryDirectory(prefix=".", dir=path.parent) as folder:  # nibabel goes by the ending
+            whole = Path(folder) / path.name
+            super().write(whole, *args, **options)
+            whole.replace(path)
 
     @classmethod
     def create_backend_obj(
@@ -41,6 +55,32 @@ class NiftiWriter(NibabelWriter):
             voxels = voxels.astype(get_equivalent_dtype(dtype, np.ndarray), copy=False)
         affine = to_affine_nd(3, np.eye(4) if affine is None else np.asarray(affine))
         return nib.nifti1.Nifti1Image(voxels, affine, **kwargs)
+
+
+def scan_name(path: str | PathLike) -> str:
+    """What a scan is called, and its mask after it: the file's name without its ending, the whole name of a folder.
+
+    Folders of DICOM, and files in them, are often named by numbers with dots, of which none is an ending.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return path.name
+    name = re.sub(r"\.gz$", "", path.name, flags=re.IGNORECASE)
+    return re.sub(r"(?<=.)\.[a-z]\w*$", "", name, flags=re.IGNORECASE)
+
+
+def mask_name(meta: dict, saver: Transform) -> dict:
+    """The names that ``SaveImaged`` gives its files: MONAI's, but after `scan_name` (``output_name_formatter``).
+
+    MONAI's cut the last number off the name of a folder such as ``1.2.840.1``, so masks overwrite each other.
+
+    Args:
+        meta: of what is saved.
+        saver: MONAI's `SaveImage`.
+    """
+    names = default_name_formatter(meta, saver)
+    scan = Path(names["subject"])
+    return {**names, "subject": str(scan.with_name(f"{scan_name(scan)}."))}  # the ending that MONAI takes away
 
 
 def mask_writer(ending: str) -> type[NiftiWriter] | None:

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 NIFTI = (".nii", ".nii.gz")
 # The deviation from even spacing between the slices of a series, as a part of the spacing, that is worth a warning.
 _UNEVEN = 0.01
+_OTHER_UNITS = {1: "metres", 3: "micrometres"}  # NIfTI's codes; 2 is mm, and headers without a unit mean mm
 
 
 class _SeriesReader(ITKReader):
@@ -58,14 +59,15 @@ class _SeriesReader(ITKReader):
 
 
 class _NiftiReader(NibabelReader):
-    """nibabel, with a compressed file unpacked at once (nibabel does it in many small pieces)."""
+    """nibabel, with a compressed file unpacked at once (nibabel does it in many small pieces).
+
+    It keeps the name of the file that it read last, so each file has a reader of its own: threads share a loader.
+    """
 
     def _get_array_data(self, img: Any, filename: Any) -> np.ndarray:
-        # the file that the image knows: MONAI's name is the last one that any thread asked this reader for
-        path = Path(img.get_filename())
-        if path.suffix.lower() != ".gz":
+        if not str(filename).lower().endswith(".gz"):
             return cast(np.ndarray, super()._get_array_data(img, filename))
-        return np.asanyarray(type(img).from_bytes(gzip.decompress(path.read_bytes())).dataobj)
+        return np.asanyarray(type(img).from_bytes(gzip.decompress(Path(filename).read_bytes())).dataobj)
 
 
 class LoadScand(LoadImaged):
@@ -84,7 +86,8 @@ class LoadScand(LoadImaged):
     Raises:
         FileNotFoundError: (when called) there is no such file or folder.
         ValueError: (when called) it is not a path, cannot be read (truncated, another format), has a singular
-            affine, or is a folder with no DICOM series, or with several and no ``series_name``.
+            affine or lengths in another unit than mm, or is a folder with no DICOM series, or with several and no
+            ``series_name``.
     """
 
     def __init__(
@@ -96,7 +99,6 @@ class LoadScand(LoadImaged):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, dtype=dtype, ensure_channel_first=True, allow_missing_keys=allow_missing_keys)
-        self._nifti = _NiftiReader()
         self._itk = _SeriesReader(series_name=series_name)
 
     @answering()
@@ -116,13 +118,13 @@ class LoadScand(LoadImaged):
             path = Path(name).expanduser()
             if not path.exists():
                 raise FileNotFoundError(f"{key!r}: there is no file or folder {str(path)!r}; check the path")
-            own = self._nifti if str(path).lower().endswith(NIFTI) else self._itk
+            is_nifti = str(path).lower().endswith(NIFTI)
             loaded: Any
             try:
-                if own is self._nifti and reader is None:
+                if is_nifti and reader is None:
                     loaded = self._load_nifti(str(path))
                 else:
-                    loaded = self._loader(str(path), reader or own)
+                    loaded = self._loader(str(path), reader or self._itk)
             except Exception as err:  # the libraries raise anything from EOFError to RuntimeError
                 raise ValueError(
                     f"{key!r}: {str(path)!r} cannot be read, expected a NIfTI, NRRD or MHA file that is not truncated, "
@@ -130,9 +132,8 @@ class LoadScand(LoadImaged):
                 ) from err
             # MONAI Label has the loader give the metadata a second time
             d[key] = loaded[0] if isinstance(loaded, tuple) else loaded
-            if own is self._nifti:  # before MONAI puts another one in the place of a singular affine
-                header: Any = nib.load(path)
-                check_affine(header.affine, name=f"the affine of {_name(d[key], str(key))}")
+            if is_nifti:
+                _check_header(nib.load(path), _name(d[key], str(key)))
         return d
 
     def _load_nifti(self, name: str) -> MetaTensor:
@@ -140,11 +141,25 @@ class LoadScand(LoadImaged):
 
         MONAI copies the scan into the other order, and orienting it would copy it back.
         """
-        array, meta = self._nifti.get_data(self._nifti.read(name))
+        reader = _NiftiReader()
+        array, meta = reader.get_data(reader.read(name))
+        if np.iscomplexobj(array):
+            raise ValueError("its values are complex numbers; save their magnitude")
         values = torch.from_numpy(np.array(array, dtype=self._loader.dtype, order="K"))
         meta = {**switch_endianness(meta, "<"), ImageMetaKey.FILENAME_OR_OBJ: name}
         scan = EnsureChannelFirst()(MetaTensor.ensure_torch_and_prune_meta(values, meta), meta_dict=meta)
         return cast(MetaTensor, scan)
+
+
+def _check_header(image: Any, name: str) -> None:
+    """Refuse an affine that MONAI would put another one in the place of, and lengths that it would take for mm."""
+    check_affine(image.affine, name=f"the affine of {name}")
+    unit = _OTHER_UNITS.get(int(image.header["xyzt_units"]) % 8)
+    if unit:
+        raise ValueError(
+            f"the lengths of {name} are in {unit} by its header, expected mm: scale its affine, and set the unit "
+            "(nibabel's header.set_xyzt_units)"
+        )
 
 
 def _reason(err: Exception) -> str:

@@ -149,5 +149,23 @@ def test_two_masks_of_one_name(folder: Path) -> None:
     click = {"points": [[1, 2, 3]], "point_labels": [1]}
     path = folder / "requests.json"
     path.write_text(json.dumps([{"image": "images/A.nii.gz", **click}, {"image": "other/A.nii.gz", **click}]))
-    with pytest.raises(ValueError, match=r"entry 1 of .* and entry 0 both have an image named 'A\.nii\.gz'"):
+    with pytest.raises(ValueError, match=r"entry 1 of .* and entry 0 both have an image named 'A',"):
         load_requests(path)
+
+
+def test_masks_of_one_name_from_two_formats(folder: Path) -> None:
+    (folder / "images" / "A.nrrd").touch()
+    path = folder / "requests.json"
+    entries = [{"image": f"images/{name}", "points": [], "point_labels": []} for name in ("A.nii.gz", "A.nrrd")]
+    path.write_text(json.dumps(entries))
+    with pytest.raises(ValueError, match=r"entry 1 of .* and entry 0 both have an image named 'A',"):
+        load_requests(path)
+
+
+def test_folders_named_by_numbers(folder: Path) -> None:
+    names = ["1.2.840.1001", "1.2.840.1002"]
+    for name in names:
+        (folder / name).mkdir()
+    path = folder / "requests.json"
+    path.write_text(json.dumps([{"image": name, "points": [], "point_labels": []} for name in names]))
+    assert [Path(entry["image"]).name for entry in load_requests(path)] == names

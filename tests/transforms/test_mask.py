@@ -64,6 +64,15 @@ def test_lesion_mask(given: dict, expected: list[int]) -> None:
     assert mask.affine[0, 0] == 2
 
 
+def test_a_label_that_is_not_a_number() -> None:
+    """NaN is not 0, but no lesion either; a label with values says which voxels are lesion."""
+    values = np.full((1, 2, 2, 2), np.nan)
+    values[0, 0, 0, 0] = 1
+    with pytest.raises(ValueError, match=r"label 'label' .* holds NaN or infinity, expected 0 on what is no lesion"):
+        LesionMaskd("label")({"label": values})
+    assert LesionMaskd("label")({"label": values, "label_values": 1})["label"].sum() == 1
+
+
 def test_a_label_without_a_lesion() -> None:
     data = {"label": label(), "label_values": [5]}
     assert not LesionMaskd("label")(data)["label"].any()

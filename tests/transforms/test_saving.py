@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor, NibabelWriter
 from monai.transforms import SaveImage
 
-from adapters.transforms import NiftiWriter, mask_writer
+from adapters.transforms import NiftiWriter, mask_name, mask_writer
 
 AFFINE = np.array([[-2.0, 0, 0, 5], [0, 0.5, -1, 6], [0, 1, 3, 7], [0, 0, 0, 1]])
 
@@ -66,3 +66,44 @@ def test_resampled_as_monai_does(tmp_path: Path) -> None:
 )
 def test_writer_for_an_ending(ending: str, writer: type | None) -> None:
     assert mask_writer(ending) is writer
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_an_interruption_leaves_the_earlier_file(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = MetaTensor(torch.ones(1, 4, 4, 4).byte(), affine=torch.eye(4), meta={"filename_or_obj": "ct.nii"})
+    save = SaveImage(tmp_path, "mask", ending, resample=False, separate_folder=False, writer=NiftiWriter)
+    save(mask)
+    before = (tmp_path / f"ct_mask{ending}").read_bytes()
+
+    def cut(image: nib.Nifti1Image, name: Path) -> None:
+        Path(name).write_bytes(before[: len(before) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nib, "save", cut)
+    with pytest.raises(KeyboardInterrupt):
+        save(mask)
+    assert [path.name for path in tmp_path.iterdir()] == [f"ct_mask{ending}"]
+    assert (tmp_path / f"ct_mask{ending}").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "expected"),
+    [
+        ("ct.nii.gz", False, "ct_mask.nii.gz"),
+        ("ct.NII.GZ", False, "ct_mask.nii.gz"),
+        ("ct.v2.nrrd", False, "ct.v2_mask.nii.gz"),
+        ("1.2.840.1001.dcm", False, "1.2.840.1001_mask.nii.gz"),
+        ("1.2.840.1001", False, "1.2.840.1001_mask.nii.gz"),
+        ("1.2.840.1001", True, "1.2.840.1001_mask.nii.gz"),
+        ("ct.new", True, "ct.new_mask.nii.gz"),
+        ("ct.gz", True, "ct.gz_mask.nii.gz"),
+    ],
+)
+def test_names_of_masks(tmp_path: Path, name: str, *, folder: bool, expected: str) -> None:
+    if folder:
+        (tmp_path / name).mkdir()
+    mask = MetaTensor(torch.ones(1, 2, 2, 2), affine=torch.eye(4), meta={"filename_or_obj": str(tmp_path / name)})
+    SaveImage(
+        tmp_path / "out", "mask", ".nii.gz", resample=False, separate_folder=False, output_name_formatter=mask_name
+    )(mask)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [expected]

@@ -193,6 +193,28 @@ def test_a_singular_affine(tmp_path: Path) -> None:
         CheckScand("image")({"image": scan})
 
 
+@pytest.mark.parametrize(("unit", "name"), [("meter", "metres"), ("micron", "micrometres")])
+def test_lengths_in_another_unit(unit: str, name: str, tmp_path: Path) -> None:
+    """nibabel's affine has them as they are."""
+    image = nib.Nifti1Image(GOOD, np.diag([2.0, 2, 2, 1]))
+    for known in ("mm", "unknown"):
+        image.header.set_xyzt_units(known)
+        nib.save(image, tmp_path / "scan.nii")
+        assert tuple(LoadScand("image")({"image": str(tmp_path / "scan.nii")})["image"].pixdim) == (2, 2, 2)
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "scan.nii")
+    with pytest.raises(
+        ValueError, match=rf"the lengths of 'image' \(scan.nii\) are in {name} by its header, expected mm"
+    ):
+        LoadScand("image")({"image": str(tmp_path / "scan.nii")})
+
+
+def test_complex_numbers(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(GOOD.astype(np.complex64), np.eye(4)), tmp_path / "scan.nii")
+    with pytest.raises(ValueError, match=r"scan.nii' cannot be read, .* its values are complex numbers"):
+        LoadScand("image")({"image": str(tmp_path / "scan.nii")})
+
+
 def _labelled(folder: Path, label: np.ndarray, affine: np.ndarray = AFFINE) -> dict:
     return {"image": _load(GOOD, folder), "label": _load(label, folder, "label.nii.gz", affine)}
 
