@@ -174,4 +174,7 @@ def _about(network: nn.Module) -> dict[str, str]:
 def _need(*packages: str) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise ImportError(f"this needs {' and '.join(missing)}: pip install 'monai-sam-adapters[export]'.")
+        raise ImportError(
+            f"this needs {' and '.join(missing)}: pip install 'monai-sam-adapters[export]', or -e '.[export]' in its "
+            "source folder."
+        )

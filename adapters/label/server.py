@@ -163,7 +163,7 @@ def serve(
     if importlib.util.find_spec("monailabel") is None:
         raise ValueError(
             "MONAI Label is not in this environment: `make label-server STUDIES=DIR` makes one that has it, or "
-            "pip install 'monai-sam-adapters[label]' into one of your own"
+            "pip install 'monai-sam-adapters[label]' (in its source folder -e '.[label]') into one of your own"
         )
     if not studies.startswith(("http://", "https://")) and not Path(studies).expanduser().is_dir():
         raise FileNotFoundError(f"there is no folder of studies {studies!r}: name the folder with the scans")

@@ -115,13 +115,11 @@ class RequestToClicksd(MapTransform):
         if not isinstance(image, MetaTensor) or "original_affine" not in image.meta:
             raise ValueError(f"{key!r} has no affine of the stored image; load it from its file with LoadScand")
         stored_shape = image.meta.get("spatial_shape")
-        stored = Clicks(
-            points,
-            labels,
-            "image",
-            np.asarray(image.meta["original_affine"]),
-            None if stored_shape is None else tuple(int(size) for size in stored_shape),
-        )
+        shape = None if stored_shape is None else tuple(int(size) for size in stored_shape)
+        try:
+            stored = Clicks(points, labels, "image", np.asarray(image.meta["original_affine"]), shape)
+        except ValueError as err:  # of a list of requests, which one
+            raise ValueError(f"{Path(str(image.meta.get('filename_or_obj', key))).name}: {err}") from err
         moved = stored.to_voxel(image.affine, frame="image").points
         sizes = np.asarray(image.shape[1:])
         nearest = np.clip(moved, -0.5, sizes - 0.5)

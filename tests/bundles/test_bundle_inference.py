@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_runs import BUNDLE, SMALL, Trained, run_as_typed, told, workflow
+from monai.bundle.scripts import create_workflow
 from oracle import Oracle
 from scan_files import affine_of, write_dicom, write_itk, write_nifti
 
@@ -146,6 +147,14 @@ def test_the_compact_form_writes_the_same_mask(scans: dict[str, str], inferred: 
     workflow(BUNDLE, ["inference"], "inference", **(ORACLE | options)).run()
     mask = check_grid(tmp_path / "masks" / "lps_mask.nii.gz", scans["lps"])
     assert (mask != check_grid(inferred / "automatic_mask.nii.gz", scans["lps"])).sum() == 0
+
+
+def test_reach_is_switched_off_as_the_page_says() -> None:
+    """MONAI leaves out options whose value is None."""
+    options = {"config_file": str(BUNDLE / "configs" / "inference.json"), "bundle_root": str(BUNDLE)}
+    for reach, expected in ((None, 10.0), ("$None", None)):
+        inference = create_workflow("monai.bundle.ConfigWorkflow", workflow_type="infer", reach=reach, **options)
+        assert inference.parser.get_parsed_content("inferer").reach == expected
 
 
 def test_one_mask_for_each_request_and_nothing_else(inferred: Path) -> None:

@@ -252,6 +252,13 @@ def test_bad_requests(keys: dict, message: str) -> None:
         RequestToClicksd("image", label_names="sarcoma")(loaded(**keys))
 
 
+def test_which_scan_a_click_lies_outside_of() -> None:
+    data = loaded(foreground=[[0, 0, 11]])
+    data["image"].meta["filename_or_obj"] = "/scans/p2.nii.gz"
+    with pytest.raises(ValueError, match=r"^p2\.nii\.gz: click 0 at \[0.0, 0.0, 11.0\] is outside the grid of shape"):
+        RequestToClicksd("image")(data)
+
+
 def test_a_click_that_a_crop_has_cut_away() -> None:
     data = SpatialCropd("image", roi_start=(0, 0, 0), roi_end=(4, 10, 11))(loaded(foreground=[[8, 2, 3]]))
     with pytest.raises(ValueError, match=r"falls on \[8.0, 2.0, 3.0\], outside the tensor .*: a crop has cut it away"):
