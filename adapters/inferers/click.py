@@ -94,13 +94,16 @@ class ClickInferer(Inferer):
       Only the parts of a mask that hold a positive click grow, if there is such a part. Overlapping logits are
       blended with weights that fall towards the faces, so no straight edges remain.
     - A request that repeats the last clicks on this scan and adds some reuses the crops of that request that hold the
-      clicks well inside, so that their embeddings serve again.
+      clicks well inside, so that their embeddings serve again. Where that would take more than ``max_crops`` crops,
+      they are placed anew, as for all clicks at once.
 
     A lesion that fits into one crop has the same result in both.
 
     The embedding of a crop is kept for the next click, where the network is in ``eval()`` and gradients are off: it
-    depends on the crop's content and the weights, and is dropped when one of them changes. It belongs to the network
-    and so outlives the inferer. Networks without ``encode`` and ``decode`` are called as a whole each time.
+    depends on the crop's content and the weights, and is dropped when one of them changes or an optimizer steps. It
+    belongs to the network and so outlives the inferer. Nothing is kept for a network with inference tensors (made
+    under `torch.inference_mode`) among its parameters or buffers. Networks without ``encode`` and ``decode`` are
+    called as a whole each time.
 
     A request's own options (`adapters.transforms.RequestOptionsd`: ``threshold``, ``grow``, ``max_crops``, ``reach``)
     come before the arguments of the same name, for that request.
@@ -272,7 +275,7 @@ class ClickInferer(Inferer):
             scan = _Scan(
                 volume=scans[index],
                 grid=grid,
-                points=points / np.asarray(grid.ratio),
+                points=grid.points(points),
                 labels=marks,
                 mask=None if mask is None else mask[index],
                 decode=self._decoder(network, keeps, weights, args, kwargs),
@@ -331,7 +334,8 @@ class ClickInferer(Inferer):
         """The network's memory, or None where nothing may be kept, and the version of its weights."""
         if not isinstance(network, nn.Module) or network.training or torch.is_grad_enabled():
             return None, ()
-        return memory_of(network), weights_version(network)
+        weights = weights_version(network)
+        return (None, ()) if weights is None else (memory_of(network), weights)
 
     def _decoder(
         self, network: Any, memory: Memory | None, weights: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict
@@ -375,8 +379,13 @@ class ClickInferer(Inferer):
             session = memory.session(key, weights)
             if session is not None and session.goes_on_with(scan.points, scan.labels):
                 kept = session.windows
+        windows = self._first_windows(scan, kept)
+        if kept and len(windows) > self.max_crops:  # all clicks at once may need fewer
+            kept, windows = (), self._first_windows(scan, ())
+        if len(windows) > self.max_crops:
+            logger.warning("the clicks need %d crops, the last %d are predicted", len(windows), self.max_crops)
         done: list[_Prediction] = []
-        for window in self._first_windows(scan, kept):
+        for window in windows[-self.max_crops :]:
             done.append(self._predict(scan, window))
         while self.grow and (step := self._next_step(scan, done, kept)) is not None:
             if len(done) >= self.max_crops:
@@ -399,7 +408,7 @@ class ClickInferer(Inferer):
         return Window((int(start[0]), int(start[1]), int(start[2])), self.crop_size)
 
     def _first_windows(self, scan: _Scan, kept: Sequence[Window]) -> list[Window]:
-        """The crops that the clicks ask for."""
+        """The crops that the clicks ask for, which may be more than ``max_crops``."""
         fits = self._centred(scan.grid, scan.points)
         if self.max_crops == 1 and not kept:
             held = fits.holds(scan.points)
@@ -426,10 +435,7 @@ class ClickInferer(Inferer):
                     break
             else:
                 groups.append(click[None])
-        windows += [self._centred(scan.grid, group) for group in groups]
-        if len(windows) > self.max_crops:
-            logger.warning("the clicks need %d crops, the last %d are predicted", len(windows), self.max_crops)
-        return windows[-self.max_crops :]
+        return windows + [self._centred(scan.grid, group) for group in groups]
 
     def _predict(
         self,

@@ -86,6 +86,14 @@ class Grid:
         """The window over the whole resampled scan."""
         return Window((0, 0, 0), self.size)
 
+    def points(self, points: np.ndarray) -> np.ndarray:
+        """Points (N, 3) of the scan in voxels of the grid.
+
+        Those in the scan's outermost half voxel that the grid does not reach are moved to its face, so that each lies
+        in a voxel of the grid.
+        """
+        return np.clip(points / np.asarray(self.ratio), -0.5, np.asarray(self.size) - 0.5)
+
     def read(self, volume: torch.Tensor, window: Window, pad_value: float | None = None) -> torch.Tensor:
         """A window of the resampled scan, trilinear.
 

@@ -17,6 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.weak import WeakIdRef
 
 from adapters.inferers.geometry import Window
 
@@ -56,6 +60,7 @@ class Memory:
         with self._lock:
             self._embeddings.clear()
             self._sessions.clear()
+            self._weights = ()
 
     def _forget_if_changed(self, weights: tuple[Any, ...]) -> None:
         if weights != self._weights:
@@ -116,13 +121,37 @@ def memory_of(network: nn.Module) -> Memory:
         return _MEMORIES.setdefault(network, Memory())
 
 
-def weights_version(network: nn.Module) -> tuple[Any, ...]:
-    """A value that changes when a parameter or buffer is written in place or replaced.
+class _LastStep:
+    """Notes each step of an optimizer: fused ones write the weights without torch's counting it."""
 
-    Writing through ``.data`` goes unnoticed (torch does not count it): clear the memory after that.
+    def __init__(self) -> None:
+        self.token = object()
+
+    def __call__(self, _optimizer: Optimizer, _args: tuple, _kwargs: dict) -> None:
+        self.token = object()  # no count: two threads may step at once
+
+
+_LAST_STEP = _LastStep()
+register_optimizer_step_post_hook(_LAST_STEP)
+
+
+def weights_version(network: nn.Module) -> tuple[Any, ...] | None:
+    """A value that changes when a parameter or buffer is written in place or replaced, or any optimizer steps.
+
+    It refers to the tensors and their storages weakly, so it keeps no weights alive, and new ones at the old address
+    count as new. While a memory holds it, `torch.utils.swap_tensors` refuses the tensors: clear the memory before.
+
+    Some writes torch does not count, and they go unnoticed: through ``.data``, by a replayed CUDA graph. Clear the
+    memory after them.
+
+    Returns:
+        The value, None if a parameter or buffer is an inference tensor: no write to those is counted.
     """
     tensors = [*network.parameters(), *network.buffers()]
-    return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+    if any(t.is_inference() for t in tensors):
+        return None
+    tellings = ((WeakIdRef(t), StorageWeakRef(t.untyped_storage()), t.data_ptr(), t._version) for t in tensors)
+    return _LAST_STEP.token, *tellings
 
 
 def crop_key(crop: torch.Tensor) -> tuple[Any, ...]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose, Invertd, Orientationd, Spacing
 from oracle import Oracle, as_mask, dice, ellipsoid
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from adapters.inferers import BACKGROUND_LOGITS, AutomaticInferer, ClickInferer
 from adapters.inferers.memory import memory_of
@@ -117,6 +121,24 @@ class TestCrop:
         scan = torch.rand(1, 1, 20, 20, 5)
         ClickInferer(8, keep_inside=True, **PUBLISHED)(scan, network, tensor([0, 19, 4]))
         assert torch.equal(network.crops[0][..., 1:6], scan[:, :, :8, 12:])  # 3 voxels of padding: 1 + 2
+
+    @pytest.mark.parametrize(
+        ("slices", "thickness", "click", "hanging", "inside"),
+        [
+            (10, 5.0, -0.4, 8.5, -0.5),  # 2 voxels before the first one
+            (10, 5.0, 9.4, 8.5, 15.5),  # 2 behind the last one
+            (40, 0.5, 39.4, 8.5, 15.5),  # the last of the 20 voxels ends at 39
+            (10, 5.0, -0.1, 8.5, -0.5),  # on the face
+            (10, 5.0, 9.0, 8.0, 15.0),
+            (10, 5.0, 0.0, 8.0, 0.0),
+        ],
+    )
+    @pytest.mark.parametrize("keep_inside", [False, True])
+    def test_holds_clicks_beyond_the_grid(self, network, slices, thickness, click, hanging, inside, keep_inside):
+        scan = MetaTensor(torch.rand(1, 1, slices, 30, 30), affine=torch.diag(torch.tensor([thickness, 1.0, 1.0, 1.0])))
+        inferer = ClickInferer(16, 1.0, keep_inside=keep_inside, **PUBLISHED)
+        inferer(scan, network, tensor([click, 15, 15]))
+        assert network.prompts == [([[inside if keep_inside else hanging, 8, 8]], [1])]
 
     @pytest.mark.parametrize(
         ("own", "wanted"), [((1.0, 1.0, 1.0), 2.0), ((3.0, 0.8, 0.8), (1.5, 1.6, 1.0)), ((5.0, 0.7, 0.7), 2.0)]
@@ -294,6 +316,27 @@ class TestSeveralCrops:
         assert "need 4 crops" in caplog.text
 
 
+def step_of_a_fused_optimizer(network: Oracle) -> None:
+    network.sharpness.grad = torch.tensor(1.0)
+    torch.optim.AdamW([network.sharpness], lr=1.0, fused=True).step()
+
+
+def replaced_by_what_shares_its_memory(network: Oracle) -> None:
+    """The new parameter has been written as often as the old one."""
+    before = network.sharpness
+    network.sharpness = torch.nn.Parameter(before.data)
+    while network.sharpness._version < before._version:
+        network.sharpness.mul_(2)
+
+
+def moved_to_the_same_address(network: Oracle) -> None:
+    """As where `half` and then `float` give the weights memory that was theirs before."""
+    address, values = network.sharpness.data_ptr(), network.sharpness.detach().numpy()
+    values *= 2
+    network.sharpness.data = torch.from_numpy(values)
+    assert network.sharpness.data_ptr() == address
+
+
 class TestMemory:
     SCAN = ellipsoid((64, 40, 40), (32, 20, 20), (24, 8, 8))
 
@@ -342,6 +385,30 @@ class TestMemory:
             ClickInferer(24, grow=False)(self.SCAN, network, tensor([20, 20, 20]))
         assert network.encoded == 1
 
+    @pytest.mark.parametrize(
+        ("max_crops", "clicks"),
+        [
+            (1, [[16, 16, 30], [16, 16, 48]]),
+            (2, [[16, 16, 30], [16, 16, 95], [16, 16, 48]]),  # the first and the last click share a crop
+        ],
+    )
+    def test_too_many_kept_crops_start_anew(self, network, caplog, max_crops, clicks):
+        scan = torch.stack([ellipsoid((32, 32, 120), click, (4, 4, 4)) for click in clicks]).amax(dim=0)
+        inferer = ClickInferer(32, max_crops=max_crops)
+        for number in range(1, len(clicks) + 1):
+            logits = inferer(scan, network, tensor(*clicks[:number]))
+        assert torch.equal(as_mask(logits)[0], (scan > 0.5)[0, 0])
+        assert torch.equal(logits, inferer(scan, Oracle(), tensor(*clicks)))
+        assert caplog.text == ""
+
+    def test_too_many_crops_after_a_new_start(self, network, caplog):
+        clicks = tensor([16, 16, 20], [16, 16, 60], [16, 16, 100])
+        inferer = ClickInferer(32, max_crops=2, grow=False)
+        inferer(torch.ones(1, 1, 32, 32, 120), network, clicks[:, :2])
+        logits = inferer(torch.ones(1, 1, 32, 32, 120), network, clicks)
+        assert as_mask(logits)[0, 16, 16].nonzero()[[0, -1], 0].tolist() == [44, 115]
+        assert caplog.text.count("the clicks need 3 crops, the last 2 are predicted") == 1
+
     def test_published_mode_moves_its_crop(self, network):
         inferer = ClickInferer(24, **PUBLISHED)
         inferer(self.SCAN, network, tensor([20, 20, 20]))
@@ -366,10 +433,14 @@ class TestMemory:
             lambda n: n.sharpness.mul_(2),
             lambda n: n.load_state_dict({"sharpness": torch.tensor(3.0)}),
             lambda n: setattr(n, "sharpness", torch.nn.Parameter(torch.tensor(7.0))),
+            step_of_a_fused_optimizer,
+            replaced_by_what_shares_its_memory,
+            moved_to_the_same_address,
             ClickInferer.forget,
         ],
     )
     def test_goes_with_the_weights(self, network, change):
+        network.sharpness.mul_(1)  # written once, as weights are when they are initialised
         inferer = ClickInferer(8, **PUBLISHED)
         inferer(self.SCAN, network, tensor([20, 20, 20]))
         change(network)
@@ -378,6 +449,42 @@ class TestMemory:
         assert len(memory_of(network)) == 1
         region = (slice(None), slice(None), slice(16, 24), slice(16, 24), slice(16, 24))
         assert torch.equal(logits[region], network.forward(self.SCAN[region]))
+
+    def test_keeps_no_weights_alive(self, network):
+        ClickInferer(8, **PUBLISHED)(self.SCAN, network, tensor([20, 20, 20]))
+        before, storage = weakref.ref(network.sharpness), StorageWeakRef(network.sharpness.untyped_storage())
+        network.sharpness = torch.nn.Parameter(torch.tensor(7.0))
+        gc.collect()
+        assert before() is None
+        assert storage.expired()
+
+    def test_keeps_nothing_for_inference_tensors(self):
+        with torch.inference_mode():
+            network = Oracle()
+            first = ClickInferer(24)(self.SCAN, network, tensor([20, 20, 20]))
+            network.load_state_dict({"sharpness": torch.tensor(3.0)})
+            second = ClickInferer(24)(self.SCAN, network, tensor([20, 20, 20]))
+        assert len(memory_of(network)) == 0
+        assert network.encoded == len(network.crops)
+        assert float(first[0, 1, 20, 20, 20]) == pytest.approx(20 / 3 * float(second[0, 1, 20, 20, 20]))
+
+    def test_holds_for_torchscript(self, network):
+        """Which may make new Python objects for the same weights."""
+        saved = io.BytesIO()
+        torch.jit.save(torch.jit.trace(torch.nn.Conv3d(1, 1, 1), torch.zeros(1, 1, 2, 2, 2)), saved)
+        saved.seek(0)
+        network.part = torch.jit.load(saved)
+        for _ in range(3):
+            ClickInferer(8, **PUBLISHED)(self.SCAN, network, tensor([20, 20, 20]))
+            gc.collect()
+        assert len(list(network.parameters())) == 3
+        assert network.encoded == 1
+
+    def test_forgotten_weights_can_be_swapped(self, network):
+        ClickInferer(8, **PUBLISHED)(self.SCAN, network, tensor([20, 20, 20]))
+        ClickInferer.forget(network)
+        torch.utils.swap_tensors(network.sharpness, torch.nn.Parameter(torch.tensor(7.0)))
+        assert float(network.sharpness) == 7
 
     def test_goes_with_the_content(self, network):
         inferer = ClickInferer(8, **PUBLISHED)
