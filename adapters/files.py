@@ -1,15 +1,19 @@
-"""Files that are written whole or not at all, their digests, and where fetched ones are kept."""
+"""Files: written whole or not at all, their digests, where fetched ones are kept, what a scan consists of."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _CHUNK = 2**20  # bytes
+_HEAD = 2**16  # bytes that are searched for the end of a header
+_WHOLE = (".nii", ".nii.gz", ".dcm", ".npy", ".npz")  # what is all in one file
+_HALVES = (".hdr", ".img", ".hdr.gz", ".img.gz", ".nii", ".nii.gz")  # what a reader may take for one or the other half
 
 
 @contextmanager
@@ -41,3 +45,80 @@ def file_hash(path: Path, kind: str) -> str:
         for chunk in iter(lambda: file.read(_CHUNK), b""):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def files_of_scan(path: Path) -> tuple[Path, ...] | None:
+    """The files that the values and the geometry of a scan are read from.
+
+    Args:
+        path: a file or a folder that exists.
+
+    Returns:
+        All files below a folder; a file that has everything in it (NIfTI, DICOM, NumPy's, MetaImage and NRRD with
+        their data); a header with the file of its voxels (MetaImage, NRRD, the two files of NIfTI or Analyze). None
+        where it cannot be told: another format, a file that is missing or cannot be read, a header that names a list
+        or a pattern of files.
+    """
+    if path.is_dir():
+        return tuple(sorted(file for file in path.rglob("*") if file.is_file()))
+    name = path.name.lower()
+    try:
+        if not path.is_file():  # a pipe, which is read once
+            return None
+        if name.endswith(_WHOLE):
+            return (path,)
+        if name.endswith(_HALVES):
+            return _halves(path)
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+        if name.endswith((".mhd", ".mha")):
+            return _with_data(path, _meta_image_data(head))
+        if name.endswith((".nhdr", ".nrrd")):
+            return _with_data(path, _nrrd_data(head))
+    except OSError:
+        return None
+    return (path,) if head[128:132] == b"DICM" else None
+
+
+def _halves(path: Path) -> tuple[Path, ...] | None:
+    """Both halves of a scan, and whatever else a reader may look for under the same name."""
+    base = _ending(path)[0]
+    endings = {file: _ending(file)[1] for file in path.parent.iterdir() if _ending(file)[0] == base and file.is_file()}
+    both = all(any(ending.startswith(half) for ending in endings.values()) for half in (".hdr", ".img"))
+    return tuple(sorted(endings)) if both else None
+
+
+def _ending(path: Path) -> tuple[str | None, str]:
+    """The name of a half without its ending, and this in small letters; None for what is no half."""
+    found = [ending for ending in _HALVES if path.name.lower().endswith(ending)]
+    return (path.name[: -len(found[0])], found[0]) if found else (None, "")
+
+
+def _meta_image_data(head: bytes) -> bytes | None:
+    """The name of the file of a MetaImage's data, empty if they follow the header; None if the head does not say."""
+    if len(head) == _HEAD:
+        head = head[: head.rfind(b"\n") + 1]  # a name may be cut off
+    found = re.search(rb"^[ \t]*ElementDataFile[ \t]*[=:](.*)$", head, re.MULTILINE)  # the last line of the header
+    name = found[1].strip() if found else b""
+    return b"" if name in (b"LOCAL", b"Local", b"local") else name or None
+
+
+def _nrrd_data(head: bytes) -> bytes | None:
+    """The name of the file of a NRRD's data, empty if they follow the header; None if the head does not say."""
+    header, *data = re.split(rb"\r?\n\r?\n", head, maxsplit=1)
+    if not head.startswith(b"NRRD") or (not data and len(head) == _HEAD):
+        return None
+    found = re.findall(rb"^[ \t]*data ?file[ \t]*:(?!=)(.*)$", header, re.MULTILINE | re.IGNORECASE)
+    if not found:
+        return b""
+    return found[0].strip() or None if len(found) == 1 else None
+
+
+def _with_data(header: Path, name: bytes | None) -> tuple[Path, ...] | None:
+    """A header with the file of its data; None if this is not one file that exists."""
+    if name == b"":
+        return (header,)
+    if name is None or name.startswith(b"LIST") or b"%" in name:
+        return None
+    data = header.parent / os.fsdecode(name)
+    return (header, data) if data.is_file() else None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import io
 import json
 import logging
 import os
 import pickle
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from os import PathLike
@@ -16,11 +19,10 @@ from typing import Any, Literal, get_args
 import monai
 import torch
 from monai.data import CacheDataset, Dataset, PersistentDataset
-from monai.data.utils import pickle_hashing
 from monai.utils import convert_to_tensor
 
 import adapters
-from adapters.files import replacing
+from adapters.files import file_hash, files_of_scan, replacing
 
 __all__ = ["Cache", "cached_dataset"]
 
@@ -28,9 +30,15 @@ logger = logging.getLogger(__name__)
 
 Cache = Literal["memory", "disk", "none"]
 
+# Packages whose code is not looked at: known by their versions, or (these and Python's own) seldom changed.
+_LIBRARIES = frozenset({"adapters", "monai", "numpy", "torch", *sys.stdlib_module_names})
+
 
 def _file_state(value: Any) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of files, and of those in a folder; nothing for what is no path."""
+    """Name, size and time of change of the files of a scan; nothing for what is no path.
+
+    Of a file of which it is not known whether others belong to it: of all files of its folder.
+    """
     if isinstance(value, (list, tuple)):
         return [state for each in value for state in _file_state(each)]
     if not isinstance(value, (str, PathLike)) or not value:  # as a path, the empty word is the current folder
@@ -41,7 +49,9 @@ def _file_state(value: Any) -> list[tuple[str, int, int]]:
             return []
     except (RuntimeError, OSError):  # a word like a user's folder that is not there, or longer than a name can be
         return []
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = files_of_scan(path)
+    if files is None:
+        files = tuple(sorted(file for file in path.parent.iterdir() if file.is_file()))
     return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
@@ -58,16 +68,46 @@ def _item_hash(item: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(text.encode()).hexdigest().encode()
 
 
-def _transform_hash(transforms: Any) -> bytes:
-    """A digest of transforms with their options, and of the versions of the code that they are."""
+class _Pickler(pickle.Pickler):
+    """Python's own, which writes functions and classes by name; `code` are digests of those that no library has."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self.code: dict[str, str] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        for each in obj.__mro__ if isinstance(obj, type) else (obj,):
+            module, name = getattr(each, "__module__", None), getattr(each, "__qualname__", None)  # no others by name
+            if isinstance(module, str) and isinstance(name, str) and module.partition(".")[0] not in _LIBRARIES:
+                self.code[f"{module}.{name}"] = _code(each, module)
+        return NotImplemented
+
+
+def _code(of: Any, module: str) -> str:
+    """A digest of the file of a module, or of a function's or class's own lines in the script that runs."""
+    file = getattr(sys.modules.get(module), "__file__", None)
     try:
-        return pickle_hashing([monai.__version__, adapters.__version__, transforms])
+        if file and module != "__main__":
+            return file_hash(Path(file), "sha256")
+        return hashlib.sha256(inspect.getsource(of).encode()).hexdigest()
+    except (OSError, TypeError) as err:
+        raise pickle.PicklingError(f"the source of {module}.{of.__qualname__} is not to be had") from err
+
+
+def _transform_hash(transforms: Any) -> bytes:
+    """A digest of transforms with their options, of the versions of the libraries, and of code that is in none."""
+    pickled = io.BytesIO()
+    pickler = _Pickler(pickled)
+    try:
+        pickler.dump([monai.__version__, adapters.__version__, transforms])
     except (pickle.PicklingError, AttributeError, TypeError) as err:
         raise ValueError(
-            f"cache='disk' tells by its options whether a transform has changed, and one has none that can be "
-            f"written down ({err}): expected no lambda before the first random transform; take a named function, or "
-            "cache='memory'."
+            f"cache='disk' tells by its options and its source whether a transform has changed, and one cannot be "
+            f"written down ({err}): expected no lambda before the first random transform, and nothing that was typed "
+            "at a prompt; take a named function or a class of a module, or cache='memory'."
         ) from err
+    code = json.dumps(pickler.code, sort_keys=True).encode()
+    return hashlib.sha256(pickled.getvalue() + code).hexdigest().encode()
 
 
 class _DiskDataset(PersistentDataset):
@@ -108,9 +148,12 @@ def cached_dataset(
         transform: MONAI's `Compose`; what is expensive (loading, orienting, resampling) comes before what is random.
         cache: "memory" keeps all cases in this process (MONAI's `CacheDataset`), "disk" writes each to a file when it
             is first needed (MONAI's `PersistentDataset`), "none" makes all anew each time. A file is for one case as
-            its scans were, and one list of transforms: where a scan has changed (path, size or time of change), or an
-            option of a transform, or a version of MONAI or of this library, another is made. Old ones stay until the
-            folder is emptied. What is kept on disk has no metadata, so the random transforms get plain tensors.
+            its scans were, and one list of transforms: where a scan has changed (path, size or time of change of its
+            files; of all in the folder, for a format of which it is not known whether it has several), or an option
+            of a transform, or a version of MONAI or of this library, or the source of a function or class of your own
+            (the module that it is in; in a script, its own lines), another is made. What such code calls in other
+            modules is not looked at. Old ones stay until the folder is emptied. What is kept on disk has no metadata,
+            so the random transforms get plain tensors.
         cache_dir: folder for "disk"; made if it is not there. Several trainings may share it.
         num_workers: threads that fill the memory.
 

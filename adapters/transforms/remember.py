@@ -17,7 +17,7 @@ from monai.transforms import Compose, InvertibleTransform, MapTransform
 from monai.utils import TraceKeys
 
 from adapters.answers import answering
-from adapters.files import file_hash
+from adapters.files import file_hash, files_of_scan
 
 _MEGABYTE = 1024 * 1024
 
@@ -60,9 +60,10 @@ SCANS = _Scans()
 class RememberedScand(MapTransform, InvertibleTransform):
     """The first transforms of a request, which depend on the scan alone: done once, and not again for the next click.
 
-    A scan is known by the content of its file (or of all files of its folder) and by the transforms, so a scan that
-    was changed or uploaded again under another name, and one that another bundle has prepared, are told apart. The
-    voxels are shared between requests: what follows must not write into them.
+    A scan is known by the content of its files (a header's file of voxels and all files of a folder among them) and by
+    the transforms, so a scan that was changed or uploaded again under another name, and one that another bundle has
+    prepared, are told apart. Nothing is kept of a file of which it is not known whether others belong to it (see
+    `adapters.files.files_of_scan`). The voxels are shared between requests: what follows must not write into them.
 
     Args:
         keys: keys of paths of scans.
@@ -96,7 +97,7 @@ class RememberedScand(MapTransform, InvertibleTransform):
             return d
         for key, scan in known.items():
             if scan is not None:
-                path, d[key] = d[key], _beside(scan)
+                path, d[key] = _path(d[key]), _beside(scan)
                 d[key].meta["filename_or_obj"] = str(path)
         return d
 
@@ -106,18 +107,27 @@ class RememberedScand(MapTransform, InvertibleTransform):
 
     def _name(self, path: Any) -> Hashable | None:
         """What tells a scan from others; None if it cannot be kept."""
-        if isinstance(path, (list, tuple)) and len(path) == 1:
-            path = path[0]
-        if not self.megabytes or not isinstance(path, (str, PathLike)) or not str(path) or not Path(path).exists():
-            return None
-        return _digest(Path(path)), pickle_hashing(list(self.transforms))
+        found = _path(path) if self.megabytes else None
+        digest = _digest(found) if found is not None and found.exists() else None
+        return None if digest is None else (digest, pickle_hashing(list(self.transforms)))
 
 
-def _digest(path: Path) -> Hashable:
-    """Of the content of a file with its ending, or of all files below a folder."""
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    names = ["".join(file.suffixes) if file == path else str(file.relative_to(path)) for file in files]
-    return frozenset((name, file_hash(file, "sha256")) for name, file in zip(names, files, strict=True))
+def _path(value: Any) -> Path | None:
+    """The path that `LoadScand` reads for a value; None for what is none."""
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    return Path(value).expanduser() if isinstance(value, (str, PathLike)) and str(value) else None
+
+
+def _digest(path: Path) -> Hashable | None:
+    """Of the content of all files of a scan with their endings (in a folder: names); None if they are not known."""
+    files = files_of_scan(path)
+    if files is None:
+        return None
+    folder = path.is_dir()
+    names = [str(file.relative_to(path)) if folder else "".join(file.suffixes) for file in files]
+    content = frozenset((name, file_hash(file, "sha256")) for name, file in zip(names, files, strict=True))
+    return "" if folder else "".join(path.suffixes), content
 
 
 def _beside(scan: MetaTensor) -> MetaTensor:

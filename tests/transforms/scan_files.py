@@ -62,6 +62,22 @@ def write_itk(path: Path, array: np.ndarray, affine: np.ndarray) -> str:
     return str(path)
 
 
+def write_in_two(folder: Path, header: str, array: np.ndarray, affine: np.ndarray) -> str:
+    """A header with its voxels beside it, uncompressed. The header is the same for all arrays of a shape and type.
+
+    Args:
+        folder: made if it is not there.
+        header: "ct.mhd", "ct.nhdr" (both with ct.raw), "ct.hdr" (ct.img), or "ct.img", which gives the path of this
+            half.
+    """
+    folder.mkdir(exist_ok=True)
+    if header.endswith((".hdr", ".img")):
+        nib.save(nib.Nifti1Pair(array, affine), folder / "ct.img")
+    else:
+        itk.imwrite(_itk_image(array, affine), str(folder / header), compression=False)
+    return str(folder / header)
+
+
 def write_dicom(folder: Path, array: np.ndarray, affine: np.ndarray, *, series: str = "1.2.3.4.5") -> str:
     """A CT series, one file a slice, with file names that do not follow the order of the slices."""
     folder.mkdir(exist_ok=True)

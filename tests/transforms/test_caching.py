@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, Lambdad, MapTransform, RandScaleIntensityd
+from scan_files import affine_of, write_in_two
 
-from adapters.transforms import cached_dataset
+from adapters.transforms import LoadScand, cached_dataset
 from adapters.transforms.caching import _transform_hash
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +51,8 @@ class CountFiles(MapTransform):
 @pytest.fixture
 def case(tmp_path: Path) -> dict[str, Any]:
     Read.count.clear()
-    path = tmp_path / "scan.txt"
+    path = tmp_path / "scans" / "scan.txt"
+    path.parent.mkdir()
     path.write_text("1 2 3")
     return {"image": str(path), "number": 7}
 
@@ -87,6 +93,35 @@ def test_a_changed_file_of_a_folder_is_read_again(tmp_path: Path) -> None:
         assert kept[0]["image"].item() == count
 
 
+@pytest.mark.parametrize("header", ["ct.mhd", "ct.nhdr", "ct.hdr"])
+def test_voxels_replaced_beside_their_header(tmp_path: Path, header: str) -> None:
+    arrays = [np.random.default_rng(seed).integers(0, 100, (4, 5, 6)).astype(np.int16) for seed in range(2)]
+    affine = affine_of("LPS")
+    voxels = tmp_path / "scan" / ("ct.img" if header == "ct.hdr" else "ct.raw")
+    write_in_two(tmp_path / "other", header, arrays[1], affine)
+    path = write_in_two(tmp_path / "scan", header, arrays[0], affine)
+    kept = cached_dataset([{"image": path}], Compose([LoadScand("image")]), "disk", tmp_path / "cache")
+    for array in arrays:
+        values = [kept[0]["image"] for _ in range(2)][1]
+        np.testing.assert_array_equal(np.sort(np.ravel(values)), np.sort(array.ravel()))
+        before = voxels.stat().st_mtime_ns
+        voxels.write_bytes((tmp_path / "other" / voxels.name).read_bytes())
+        os.utime(voxels, ns=(before + 1, before + 1))
+
+
+def test_a_file_of_an_unknown_format_goes_with_its_folder(case: dict[str, Any], tmp_path: Path) -> None:
+    """It may be the header of another. A file that has all in it does not."""
+    numbers(case, tmp_path / "cache")
+    (tmp_path / "scans" / "scan.dat").touch()
+    numbers(case, tmp_path / "cache")
+    assert len(Read.count) == 2
+    case["image"] = str(Path(case["image"]).rename(tmp_path / "scans" / "scan.nii"))
+    numbers(case, tmp_path / "cache")
+    (tmp_path / "scans" / "more.dat").touch()
+    numbers(case, tmp_path / "cache")
+    assert len(Read.count) == 3
+
+
 def test_words_are_no_paths(case: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is the empty one the current folder, whose files change."""
     monkeypatch.chdir(tmp_path)
@@ -103,6 +138,74 @@ def test_a_changed_option_makes_it_anew(case: dict[str, Any], tmp_path: Path) ->
     assert numbers(case, folder, factor=2.0) == [2, 4, 6]
     assert numbers(case, folder) == [1, 2, 3]
     assert len(Read.count) == 2
+
+
+USERS = """
+from monai.transforms import MapTransform
+
+def double(x):
+    return twice(x) * 1
+
+def twice(x):
+    return x * 2
+
+class Add(MapTransform):
+    def __call__(self, data):
+        return dict(data, image=data["image"] + 1)
+"""
+EDITS = [("", "", [3, 5, 7]), ("x * 2", "x * 3", [4, 7, 10]), ("+ 1", "+ 2", [4, 6, 8])]
+
+
+def test_edited_code_makes_it_anew(case: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's own, called as before; also what it calls in its module."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "module_of_a_user.py"
+    module.write_text(USERS)
+    users = importlib.import_module(module.stem)
+    try:
+        for _ in range(2):
+            for old, new, expected in EDITS:
+                module.write_text(USERS.replace(old, new) if old else USERS)
+                users = importlib.reload(users)
+                transforms = Compose([Read("image"), Lambdad("image", users.double), users.Add("image")])
+                found = cached_dataset([case], transforms, "disk", tmp_path / "cache")[0]["image"]
+                assert found.tolist() == [expected]
+    finally:
+        del sys.modules[module.stem]
+    assert len(Read.count) == len(EDITS)
+
+
+def test_an_edited_script_makes_it_anew(case: dict[str, Any], tmp_path: Path) -> None:
+    """Of a script that runs, the lines of the function and of the class themselves."""
+    script = tmp_path / "script.py"
+    code = (
+        USERS.replace("twice(x) * 1", "x * 2")
+        + """
+from monai.transforms import Compose, Lambdad
+from adapters.transforms import cached_dataset
+transforms = Compose([Read("image"), Lambdad("image", double), Add("image")])
+found = cached_dataset([case], transforms, "disk", folder)[0]["image"].tolist()
+"""
+    )
+    here = {"Read": Read, "case": case, "folder": tmp_path / "cache"}
+    for old, new, expected, count in [
+        ("", "", [3, 5, 7], 1),
+        ("x * 2\n\ndef", "x * 3\n\ndef", [4, 7, 10], 2),
+        ("+ 1", "+ 2", [4, 6, 8], 3),
+        ("found =", "another_name = found =", [3, 5, 7], 3),
+    ]:
+        script.write_text(code.replace(old, new) if old else code)
+        assert runpy.run_path(str(script), here, "__main__")["found"] == [expected]
+        assert len(Read.count) == count
+
+
+def test_code_without_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", prompt)
+    exec(USERS, vars(prompt))
+    with pytest.raises(ValueError, match=r"the source of __main__.double is not to be had.*: expected no lambda"):
+        cached_dataset([], Compose([Lambdad("image", vars(prompt)["double"])]), "disk", tmp_path)
 
 
 def test_another_version_makes_it_anew(case: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

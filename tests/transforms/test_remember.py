@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from monai.transforms import Compose, Invertd, Orientationd, ScaleIntensityRanged
-from scan_files import affine_of, write_nifti
+from scan_files import affine_of, write_dicom, write_in_two, write_itk, write_nifti
 
 from adapters.transforms import CheckScand, LoadScand, RememberedScand
 from adapters.transforms.remember import SCANS
@@ -119,6 +119,73 @@ def test_a_folder_is_known_by_all_its_files(tmp_path: Path) -> None:
     assert before == _digest(tmp_path / "series")
     (tmp_path / "series" / "2.dcm").rename(tmp_path / "series" / "3.dcm")
     assert _digest(tmp_path / "series") != before
+
+
+@pytest.mark.parametrize("header", ["ct.mhd", "ct.nhdr", "ct.hdr"])
+def test_two_patients_with_equal_headers(tmp_path: Path, header: str) -> None:
+    """The voxels are in another file. So they are when they are replaced in place."""
+    arrays = [np.random.default_rng(seed).integers(0, 100, SHAPE).astype(np.int16) for seed in range(3)]
+    paths = [write_in_two(tmp_path / f"{n}", header, array, affine_of("LPS")) for n, array in enumerate(arrays[:2])]
+    assert (tmp_path / "0" / header).read_bytes() == (tmp_path / "1" / header).read_bytes()
+
+    def values(path: str) -> np.ndarray:
+        found = prepared()({"image": path})
+        upright = Compose(prepared().transforms[:-1])({"image": path})["image"]
+        np.testing.assert_allclose(found["image"], upright / 100, atol=1e-6)  # as loaded anew
+        return np.sort(np.asarray(found["image"]).ravel() * 100)
+
+    for array, path in zip(arrays, paths, strict=False):
+        np.testing.assert_allclose(values(path), np.sort(array.ravel()), atol=1e-4)
+    write_in_two(tmp_path / "0", header, arrays[2], affine_of("LPS"))
+    np.testing.assert_allclose(values(paths[0]), np.sort(arrays[2].ravel()), atol=1e-4)
+    assert len(SCANS) == 3
+    again = prepared()({"image": paths[1]})["image"]
+    assert again.data_ptr() == prepared()({"image": paths[1]})["image"].data_ptr()
+    assert len(SCANS) == 3
+
+
+def test_equal_voxels_with_different_headers(tmp_path: Path) -> None:
+    """Asked for by the name of the voxels."""
+    array = np.random.default_rng(0).integers(0, 100, SHAPE).astype(np.int16)
+    spacings = [(1.0, 2.0, 3.0), (3.0, 1.0, 2.0)]
+    for n, spacing in enumerate(spacings):
+        path = write_in_two(tmp_path / f"{n}", "ct.img", array, affine_of("LPS", spacing))
+        found = prepared()({"image": path})["image"]
+        np.testing.assert_allclose(found.pixdim, spacing[::-1], atol=1e-5)  # oriented SPL
+
+
+def test_a_header_whose_data_are_a_list_is_not_kept(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 100, SHAPE).astype(np.int16)
+    path = Path(write_in_two(tmp_path, "ct.mhd", array, affine_of("LPS")))
+    (tmp_path / "other.raw").write_bytes((tmp_path / "ct.raw").read_bytes()[: 2 * SHAPE[0] * SHAPE[1]])
+    names = ["other.raw"] * SHAPE[2]
+    path.write_text("\n".join([path.read_text().replace("ct.raw", "LIST").rstrip(), *names]))
+    listed = prepared()({"image": str(path)})["image"]
+    assert len(SCANS) == 0
+    assert torch.equal(listed[0, 0], listed[0, 1])  # the same slice each time, first axis from the top
+    (tmp_path / "other.raw").write_bytes((tmp_path / "ct.raw").read_bytes()[-2 * SHAPE[0] * SHAPE[1] :])
+    assert not torch.equal(prepared()({"image": str(path)})["image"].as_tensor(), listed.as_tensor())
+
+
+@pytest.mark.parametrize("form", ["text", "path", "list", "doubled", "folder"])
+def test_a_kept_scan_is_called_as_a_loaded_one(tmp_path: Path, form: str) -> None:
+    """The saved mask is named after it."""
+    path = write(tmp_path / "scan.nii.gz")
+    if form == "folder":
+        array = np.random.default_rng(0).integers(0, 100, SHAPE).astype(np.int16)
+        path = write_dicom(tmp_path / "series", array, affine_of("LPS")) + "/"
+    value = {"path": Path(path), "list": [path], "doubled": path.replace("/scan", "//scan")}.get(form, path)
+    first, second = (prepared()({"image": value})["image"] for _ in range(2))
+    assert first.data_ptr() == second.data_ptr()
+    assert second.meta["filename_or_obj"] == first.meta["filename_or_obj"] == path.rstrip("/")
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".nii"])
+def test_a_file_with_its_data_is_kept(tmp_path: Path, ending: str) -> None:
+    array = np.random.default_rng(0).integers(0, 100, SHAPE).astype(np.int16)
+    path = write_itk(tmp_path / f"scan{ending}", array, affine_of("LPS"))
+    first, second = (prepared()({"image": path})["image"] for _ in range(2))
+    assert first.data_ptr() == second.data_ptr()
 
 
 def test_mistakes_are_those_of_the_transforms(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""Which files a scan consists of, as far as it can be told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from adapters.files import files_of_scan
+
+DICOM = "\0" * 128 + "DICM"
+FILL = "# fill\n" * 10_000  # more than is read of a header
+SCANS = [
+    # file, what is in it, what lies beside it, what belongs to it (None: not known)
+    ("a.nii.gz", "", "a.raw", "a.nii.gz"),
+    ("A.NII", "", "", "A.NII"),
+    ("a.dcm", "", "", "a.dcm"),
+    ("IM0001", DICOM, "IM0002", "IM0001"),
+    ("1.2.840.55", DICOM, "", "1.2.840.55"),
+    ("2dseq", "", "reco", None),
+    ("a.vtk", "", "", None),
+    ("a.mhd", "NDims = 3\nElementDataFile = a.raw\n", "a.raw b.raw", "a.mhd a.raw"),
+    ("a.mhd", "NDims = 3\r\nElementDataFile=a.raw\r\n", "a.raw", "a.mhd a.raw"),
+    ("a.mhd", "ElementDataFile : sub/a b.raw", "sub/a b.raw", "a.mhd|sub/a b.raw"),
+    ("a.mhd", "ElementDataFile = a.raw\n", "", None),
+    ("a.mhd", "ElementDataFile = LIST\na.raw\n", "a.raw LIST", None),
+    ("a.mhd", "ElementDataFile = a%02d.raw 1 2 1\n", "a01.raw a02.raw", None),
+    ("a.mhd", "ElementDataFile =\n", "", None),
+    ("a.mhd", "NDims = 3\n", "", None),
+    ("a.mhd", FILL + "ElementDataFile = a.raw\n", "a.raw", None),
+    ("a.mha", "ElementDataFile = LOCAL\nElementDataFile = a.raw\n", "a.raw", "a.mha"),
+    ("a.mha", "ElementDataFile = LOCAL\n" + FILL, "", "a.mha"),
+    ("a.mha", "ElementDataFile = a.raw\n", "a.raw", "a.mha a.raw"),
+    ("a.nhdr", "NRRD0004\ndata file: a.raw\n", "a.raw", "a.nhdr a.raw"),
+    ("a.nrrd", "NRRD0004\r\nDataFile: a.raw\r\n\r\n", "a.raw", "a.nrrd a.raw"),
+    ("a.nrrd", "NRRD0004\ntype: short\n\ndata file: a.raw\n" + FILL, "a.raw", "a.nrrd"),
+    ("a.nrrd", "NRRD0004\n# data file: a.raw\ndata file:=a.raw\n\n", "a.raw", "a.nrrd"),
+    ("a.nrrd", "NRRD0004\n" + FILL, "", None),
+    ("a.nrrd", "type: short\n\n", "", None),
+    ("a.nhdr", "NRRD0004\ndata file: LIST\na.raw\n", "a.raw", None),
+    ("a.nhdr", "NRRD0004\ndata file: a%d.raw 1 2 1\n", "a1.raw a2.raw", None),
+    ("a.nhdr", "NRRD0004\ndata file: a.raw\ndatafile: b.raw\n", "a.raw b.raw", None),
+    ("a.nhdr", "NRRD0004\ndata file: a.raw\n", "", None),
+    ("a.hdr", "", "a.img b.img", "a.hdr a.img"),
+    ("a.img", "", "a.hdr a.txt", "a.hdr a.img"),
+    ("a.img.gz", "", "a.hdr.gz", "a.hdr.gz a.img.gz"),
+    ("a.hdr", "", "a.img.gz", "a.hdr a.img.gz"),
+    ("a.hdr", "", "b.img", None),
+    ("a.img", "", "", None),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "beside", "belonging"), SCANS)
+def test_files_of_a_scan(tmp_path: Path, name: str, content: str, beside: str, belonging: str | None) -> None:
+    for other in [beside] if "/" in beside else beside.split():
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        (tmp_path / other).touch()
+    (tmp_path / name).write_bytes(content.encode())
+    found = files_of_scan(tmp_path / name)
+    if belonging is None:
+        assert found is None
+    else:
+        assert found is not None
+        names = [str(path.relative_to(tmp_path)) for path in found]
+        assert names == (belonging.split("|") if "|" in belonging else belonging.split())
+
+
+def test_voxels_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "headers").mkdir()
+    (tmp_path / "a.raw").touch()
+    for name in ("../a.raw", str(tmp_path / "a.raw")):
+        (tmp_path / "headers" / "a.mhd").write_text(f"ElementDataFile = {name}\n")
+        found = files_of_scan(tmp_path / "headers" / "a.mhd")
+        assert found is not None
+        assert found[1].samefile(tmp_path / "a.raw")
+
+
+def test_a_folder_is_all_files_below(tmp_path: Path) -> None:
+    for name in ("b", "a", "sub/c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    assert files_of_scan(tmp_path) == (tmp_path / "a", tmp_path / "b", tmp_path / "sub" / "c")
+
+
+def test_what_cannot_be_read_is_not_known(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mhd")
+    assert files_of_scan(tmp_path / "pipe.mhd") is None
+    (tmp_path / "a.mhd").write_text(f"ElementDataFile = {'long' * 100}\n")
+    assert files_of_scan(tmp_path / "a.mhd") is None
