@@ -21,6 +21,7 @@ from adapters.datasets.phantom import phantom
 from adapters.networks import SAMAdapter3D
 from adapters.sessions import ClickSession, read_bundle
 from adapters.transforms import LoadScand
+from adapters.transforms.remember import SCANS
 
 SHAPE = (44, 40, 36)  # along the axes as stored
 PLACES = {"lps": ("LPS", (6.0, 7.0, 8.0)), "permuted": ("IPR", (8.0, 6.0, 7.0))}
@@ -121,6 +122,7 @@ def test_read_once_and_encoded_once(
 
     counting(LoadScand, "__call__")
     counting(SAMAdapter3D, "encode")
+    SCANS.clear()  # another test may have read it
     session.set_image(scans["lps"])
     clicks = clicks_on(scan_of("lps")[1])
     for click in clicks[:2]:
