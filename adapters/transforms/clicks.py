@@ -16,6 +16,7 @@ from monai.transforms import MapTransform, Randomizable
 
 from adapters.answers import answering
 from adapters.clicks import ClickPolicy, Clicks, check_points, click_policy
+from adapters.transforms.scan import source_file
 
 # A click on the stored grid may miss the resampled one by the rounding of its size; more means a crop cut it away.
 _ROUNDING = 1.0
@@ -119,7 +120,7 @@ class RequestToClicksd(MapTransform):
         try:
             stored = Clicks(points, labels, "image", np.asarray(image.meta["original_affine"]), shape)
         except ValueError as err:  # of a list of requests, which one
-            raise ValueError(f"{Path(str(image.meta.get('filename_or_obj', key))).name}: {err}") from err
+            raise ValueError(f"{Path(source_file(image) or key).name}: {err}") from err
         moved = stored.to_voxel(image.affine, frame="image").points
         sizes = np.asarray(image.shape[1:])
         nearest = np.clip(moved, -0.5, sizes - 0.5)
@@ -187,8 +188,7 @@ class SimulateClicksd(Randomizable, MapTransform):
     def _generator(self, label: Any) -> np.random.Generator:
         if self.seed is None:
             return np.random.default_rng(self.R.randint(2**31, size=4))
-        file = label.meta.get("filename_or_obj", "") if isinstance(label, MetaTensor) else ""
-        return np.random.default_rng([self.seed, zlib.crc32(Path(str(file)).name.encode())])
+        return np.random.default_rng([self.seed, zlib.crc32(Path(source_file(label)).name.encode())])
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write simulated clicks into the meta of each scan; see the class."""

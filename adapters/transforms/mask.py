@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
 from adapters.answers import answering
+from adapters.transforms.scan import source_file
 
 
 class LesionLogOddsd(MapTransform):
@@ -129,19 +129,15 @@ class LesionMaskd(MapTransform):
             array = np.asarray(label)
             if values is None and not np.isfinite(array).all():
                 raise ValueError(
-                    f"label {key!r} ({_file(label)}) holds NaN or infinity, expected 0 on what is no lesion"
+                    f"label {key!r} ({source_file(label)}) holds NaN or infinity, expected 0 on what is no lesion"
                 )
             lesion = array != 0 if values is None else np.isin(array, values)
             if self.required and not lesion.any():
                 there = ", ".join(f"{value:g}" for value in np.unique(array)[:10])
                 wanted = "but 0" if values is None else f"of value {' or '.join(map(str, values))}"
                 raise ValueError(
-                    f"label {key!r} ({_file(label)}) has no voxel {wanted}, it holds {there}; "
+                    f"label {key!r} ({source_file(label)}) has no voxel {wanted}, it holds {there}; "
                     "give the value of the lesion in this label, or leave the case out"
                 )
             d[key] = convert_to_dst_type(lesion.astype(np.float32), label)[0]
         return d
-
-
-def _file(label: Any) -> str:
-    return str(label.meta.get("filename_or_obj", "")) if isinstance(label, MetaTensor) else ""

@@ -267,8 +267,13 @@ def _some_values(label: Any) -> str:
 
 def _name(scan: Any, key: str) -> str:
     """What to call a scan in an error: its key and, if known, its file."""
-    file = scan.meta.get("filename_or_obj") if isinstance(scan, MetaTensor) else None
-    return f"{key!r} ({Path(str(file)).name})" if file else f"{key!r}"
+    file = source_file(scan)
+    return f"{key!r} ({Path(file).name})" if file else f"{key!r}"
+
+
+def source_file(data: Any) -> str:
+    """The file that a scan or a label was loaded from; empty if that is not known."""
+    return str(data.meta.get("filename_or_obj") or "") if isinstance(data, MetaTensor) else ""
 
 
 class SafeSpacingd(Spacingd):
