@@ -63,7 +63,7 @@ def benchmark(
             gpu_memory.
         output: JSON file to write with every run.
     """
-    from adapters.benchmark import benchmark as run
+    from tests.benchmarks import benchmark as run
 
     return run(
         variant or None,
@@ -164,7 +164,7 @@ def compare(runs: str, output: str) -> str:
         runs: Each method's folder of scores by name: "ours=eval/ours,SegResNet=eval/segresnet".
         output: The folder to write compare.md, compare.png and compare_boxes.png into; it is made if it is not there.
     """
-    from adapters.engines.report import compare as run
+    from adapters.scoring.report import compare as run
 
     return f"wrote {run(runs, output)}"
 
@@ -177,7 +177,7 @@ def report(folder: str, *, task: str = "") -> str:
         folder: The evaluation's output folder; or one that holds such folders, whose methods are then compared.
         task: Whose published figures to put beside: kidney, pancreas, liver or colon. Left out: as evaluated.
     """
-    from adapters.engines.report import html_report as run
+    from adapters.scoring.report import html_report as run
 
     return f"open {run(folder, task=task or None)}"
 

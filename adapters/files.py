@@ -33,6 +33,18 @@ def write_whole(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
+def case_name(path: str | os.PathLike) -> str:
+    """What a case is called: the name of its file without the ending, the whole name of a folder.
+
+    Folders of DICOM, and files in them, are often named by numbers with dots, of which none is an ending.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return path.name
+    name = re.sub(r"\.gz$", "", path.name, flags=re.IGNORECASE)
+    return re.sub(r"(?<=.)\.[a-z]\w*$", "", name, flags=re.IGNORECASE)
+
+
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/monai-sam-adapters``, or under ``~/.cache``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "monai-sam-adapters"

@@ -15,7 +15,7 @@ from typing import Any
 from adapters.bundling.template import SECTIONS, write_bundle
 from adapters.datasets.fingerprint import fingerprint, table
 from adapters.transforms import load_datalist
-from adapters.transforms.datalist import case_name
+from adapters.transforms.datalist import entry_name
 
 __all__ = ["bundle_name", "choose", "new_bundle"]
 
@@ -201,7 +201,7 @@ def _read_list(path: Path, base: Path) -> dict[str, Any]:
                     f"{str(path)!r} has the image {str(image)!r} twice, in {places[image]!r} and {section!r}: keep one"
                 )
             places[image] = section
-        names = Counter(case_name(case) for case in cases)
+        names = Counter(entry_name(case) for case in cases)
         if twice := [name for name, times in names.items() if times > 1]:
             raise ValueError(
                 f"section {section!r} of {str(path)!r} has several cases named {twice[0]!r}: give each of them a "

@@ -11,7 +11,7 @@ from typing import Any
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from adapters.bundling.folders import find_bundle
-from adapters.bundling.wording import one_line
+from adapters.bundling.error_text import one_line
 from adapters.files import file_hash, replacing, write_whole
 
 __all__ = ["bundle_files", "large_files", "package"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.datasets.releases import get_release
-from adapters.engines.published import published_figures
+from adapters.scoring.published_figures import published_figures
 
 __all__ = ["TASKS", "differing_files", "load_task", "render", "write_bundle"]
 

@@ -4,7 +4,7 @@ from adapters.checkpoints.conversion import Conversion, convert, initialise
 from adapters.checkpoints.download import WEIGHTS, WeightFile, download_weights
 from adapters.checkpoints.export import check_onnx, export_network
 from adapters.checkpoints.ours import load_adapter, load_model, save_adapter, save_model
-from adapters.checkpoints.published import load_published
+from adapters.checkpoints.samadapter3d import load_published
 from adapters.checkpoints.sam import LoadedSam, SamReport, load_sam
 
 __all__ = [

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from adapters.checkpoints.files import Kind, check_output, kind_of, read_checkpoint
 from adapters.checkpoints.ours import load_adapter, load_model, save_model
-from adapters.checkpoints.published import network_of
+from adapters.checkpoints.samadapter3d import network_of
 from adapters.checkpoints.sam import load_sam
 from adapters.networks import SAMAdapter3D
-from adapters.networks.identity import describe, identity
+from adapters.networks.constructor_arguments import describe, identity
 
 __all__ = ["Conversion", "convert", "initialise"]
 

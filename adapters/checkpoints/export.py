@@ -18,8 +18,8 @@ from torch import Tensor, nn
 import adapters
 from adapters.checkpoints.files import replacing
 from adapters.networks import SAMAdapter3D
-from adapters.networks.identity import identity
-from adapters.networks.portable import DecoderForm, EncoderForm, example_inputs
+from adapters.networks.constructor_arguments import identity
+from adapters.networks.samadapter3d.export_forms import DecoderForm, EncoderForm, example_inputs
 
 __all__ = ["Format", "check_onnx", "export_network"]
 

@@ -19,7 +19,7 @@ import adapters
 from adapters.checkpoints.files import check_tensors, kind_of, read_checkpoint, replacing
 from adapters.checkpoints.sam import frozen_names, sam_tensors
 from adapters.networks import SAMAdapter3D, Variant, build_sam_adapter3d, get_variant
-from adapters.networks.identity import (
+from adapters.networks.constructor_arguments import (
     CUSTOM,
     check_identity,
     identity,

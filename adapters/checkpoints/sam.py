@@ -15,8 +15,8 @@ from torch import Tensor
 from adapters.checkpoints.download import download_verb
 from adapters.checkpoints.files import check_tensors, kind_of, read_checkpoint
 from adapters.networks import ImageEncoder3D, SAMAdapter3D, Variant, build_sam_adapter3d, get_variant
-from adapters.networks.identity import encoder_sizes, matching_variant
-from adapters.networks.sam_adapter3d import Trainable
+from adapters.networks.constructor_arguments import encoder_sizes, matching_variant
+from adapters.networks.samadapter3d.network import Trainable
 
 __all__ = ["LoadedSam", "SamReport", "load_sam", "sam_tensors"]
 

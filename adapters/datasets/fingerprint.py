@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from adapters.files import write_whole
 from adapters.transforms import CheckScand, LoadScand, load_datalist
-from adapters.transforms.datalist import case_name
+from adapters.transforms.datalist import entry_name
 
 logger = logging.getLogger(__name__)
 
@@ -249,7 +249,7 @@ def fingerprint(
     if wanted is not None and not isinstance(wanted, int):
         raise ValueError(f"the lesion of {str(path)!r} is {wanted!r}, expected a value of the labels such as 1")
     lesion = 1 if wanted is None else wanted
-    names = [case_name(entry) for entry in entries]
+    names = [entry_name(entry) for entry in entries]
 
     def task(name: str, entry: dict[str, Any]) -> Callable[[], Case]:
         return lambda: measure(name, entry["image"], entry["label"], lesion, intensities=True, scaled=scaled)

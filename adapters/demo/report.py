@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from adapters.engines.figures import draw_case, png
+from adapters.scoring.figures import draw_case, png
 
 MARGIN_MM = 40.0
 """Shown round the tumour, the mask and the click."""

@@ -19,11 +19,11 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from tqdm import tqdm
 
-from adapters.clicks import Clicks, centre_click
+from adapters.prompts import Clicks, centre_click
 from adapters.demo.report import Shown, curve, dice, slices
 from adapters.demo.samples import Case, samples
-from adapters.engines.page import Picture, Section, Table, as_html
-from adapters.files import write_whole
+from adapters.scoring.page import Picture, Section, Table, as_html
+from adapters.files import case_name, write_whole
 from adapters.transforms import LoadScand
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "soft_tissue_sarcoma_ct_samadapter_deepgrow"
@@ -204,7 +204,7 @@ def _click(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
 
 def _written(predictions: Path, case: Case) -> Path:
     """The mask that inference wrote for a case."""
-    name = case.image.name.split(".")[0]
+    name = case_name(case.image)
     found = sorted(predictions.rglob(f"{name}*.nii.gz"))
     if len(found) != 1:
         raise RuntimeError(f"found {len(found)} masks of {name} under {predictions}, expected one")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.datasets import write_phantoms
-from adapters.files import cache_folder, file_hash
+from adapters.files import cache_folder, case_name, file_hash
 
 PACKAGE = "pyradiomics==3.0.1"
 ARCHIVE = "pyradiomics-3.0.1.tar.gz"
@@ -54,7 +54,7 @@ def samples(folder: Path, *, cache: Path | None = None) -> tuple[list[Case], str
         cases = lung_cts(folder, cache=cache_folder() if cache is None else cache)
     except SamplesUnavailableError as error:
         listed = write_phantoms(folder, 2, shape=(128, 128, 60), spacing=(2.5, 2.5, 4.0))
-        cases = [Case(Path(c["label"]).name.split(".")[0], Path(c["image"]), Path(c["label"])) for c in listed]
+        cases = [Case(case_name(c["label"]), Path(c["image"]), Path(c["label"])) for c in listed]
         return cases, f"The lung CTs could not be had ({error}), so these are generated phantoms, not patients."
     return cases, f"CTs of two patients with a lung tumour and its mask, from the source distribution of {PACKAGE}."
 

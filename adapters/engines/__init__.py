@@ -1,9 +1,8 @@
-"""Ignite pieces: training steps and scoring with simulated clicks."""
+"""Ignite pieces: training steps, schedule, resume."""
 
 from adapters.engines.progress import Progress, StopEarly
 from adapters.engines.resume import Resume
 from adapters.engines.schedule import LinearDecay, ValidationWithEnd
-from adapters.engines.scoring import ScoreWriter, ScoringIteration
 from adapters.engines.training import ClipGradientsByPart, InteractiveUpdate, PublishedClicks
 
 __all__ = [
@@ -13,8 +12,6 @@ __all__ = [
     "Progress",
     "PublishedClicks",
     "Resume",
-    "ScoreWriter",
-    "ScoringIteration",
     "StopEarly",
     "ValidationWithEnd",
 ]

@@ -15,8 +15,8 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from adapters.clicks import click_policy, pad_clicks
-from adapters.clicks.users import next_click, random_clicks, stray_clicks
+from adapters.prompts import click_policy, pad_clicks
+from adapters.prompts.users import next_click, random_clicks, stray_clicks
 
 __all__ = ["ClipGradientsByPart", "InteractiveUpdate", "PublishedClicks"]
 
@@ -75,7 +75,7 @@ class InteractiveUpdate:
             2 to ``max_first``.
         max_first: most clicks of the first round.
         max_added: most clicks that one later round adds.
-        jitter: how far from the deepest voxel of an error its click may fall, see `adapters.clicks.users.next_click`.
+        jitter: how far from the deepest voxel of an error its click may fall, see `adapters.prompts.users.next_click`.
         keep_mask: share of the later rounds that see the logits of the round before.
         automatic_first: whether every step decodes a round without clicks before these. Corrections of a mask that
             stands ask little of the encoder; this round makes it learn what a lesion looks like. Half of the

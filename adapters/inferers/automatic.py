@@ -13,8 +13,8 @@ from monai.inferers import Inferer
 from monai.utils import BlendMode, ensure_tuple_rep, look_up_option
 from tqdm import tqdm
 
-from adapters.clicks import check_affine
-from adapters.inferers.geometry import ON_VOXEL, Grid, Window, interpolate, interpolation_size
+from adapters.prompts import check_affine
+from adapters.inferers.grid import ON_VOXEL, Grid, Window, interpolate, interpolation_size
 from adapters.inferers.inputs import (
     as_sizes,
     as_spacing,

@@ -17,9 +17,8 @@ from monai.inferers import Inferer
 from scipy import ndimage
 from torch import nn
 
-from adapters.answers import answering
 from adapters.inferers.automatic import AutomaticInferer, infer_resampled
-from adapters.inferers.geometry import Grid, Window
+from adapters.inferers.grid import Grid, Window
 from adapters.inferers.inputs import (
     as_sizes,
     as_spacing,
@@ -31,7 +30,7 @@ from adapters.inferers.inputs import (
     network_device,
     plain,
 )
-from adapters.inferers.memory import Memory, Session, crop_key, memory_of, scan_key, weights_version
+from adapters.inferers.embeddings import Memory, Session, crop_key, memory_of, scan_key, weights_version
 
 logger = logging.getLogger(__name__)
 
@@ -244,8 +243,7 @@ class ClickInferer(Inferer):
             ValueError: inputs, clicks, labels or mask of a wrong shape, a click outside the image, no click where
                 there is no ``automatic``, a singular affine, logits of a wrong shape, or a bad option.
         """
-        with answering():
-            return self._with_options(inputs)._infer(inputs, network, clicks, labels, mask, args, kwargs)
+        return self._with_options(inputs)._infer(inputs, network, clicks, labels, mask, args, kwargs)
 
     def _infer(
         self,

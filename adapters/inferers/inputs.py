@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.utils import convert_to_dst_type
 from torch import nn
 
-from adapters.clicks import check_affine, check_points
+from adapters.prompts import check_affine, check_points
 
 
 def as_sizes(size: int | Sequence[int], name: str) -> tuple[int, int, int]:

@@ -1,13 +1,13 @@
 """Networks: torch modules only, no files."""
 
-from adapters.networks.attention import WindowAttention3D
-from adapters.networks.baselines import ClickChannelNetwork
-from adapters.networks.image_encoder import ImageEncoder3D, SpatialAdapter, build_image_encoder
-from adapters.networks.mask_decoder import AggregationDecoder, CorrectionPrompt, build_mask_decoder
+from adapters.networks.layers.attention import WindowAttention3D
+from adapters.networks.baselines.click_channels import ClickChannelNetwork
+from adapters.networks.samadapter3d.image_encoder import ImageEncoder3D, SpatialAdapter, build_image_encoder
+from adapters.networks.samadapter3d.mask_decoder import AggregationDecoder, CorrectionPrompt, build_mask_decoder
 from adapters.networks.precision import Precision, native_bfloat16, uses_bfloat16
-from adapters.networks.prompt_head import PointSamplerHead, build_prompt_head
-from adapters.networks.registry import VARIANTS, Variant, get_variant
-from adapters.networks.sam_adapter3d import (
+from adapters.networks.samadapter3d.prompt_head import PointSamplerHead, build_prompt_head
+from adapters.networks.backbones import VARIANTS, Variant, get_variant
+from adapters.networks.samadapter3d.network import (
     ImageFeatures,
     SAMAdapter3D,
     build_sam_adapter3d,

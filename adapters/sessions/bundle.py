@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from adapters.bundling.folders import find_bundle
-from adapters.bundling.wording import innermost
+from adapters.bundling.error_text import innermost
 from adapters.checkpoints import load_model
 from adapters.checkpoints.files import read_checkpoint
 from adapters.networks import SAMAdapter3D

@@ -1,14 +1,14 @@
 """Dictionary transforms for configurations, and the data lists and data sets that they work on."""
 
 from .caching import cached_dataset
-from .clicks import RequestToClicksd, SimulateClicksd
+from .prompts import RequestToClicksd, SimulateClicksd
 from .datalist import load_datalist, load_requests
 from .intensity import WindowIntensityd
-from .mask import LesionLogOddsd, LesionMaskd, ThresholdLesiond
-from .options import RequestOptionsd
-from .remember import RememberedScand
+from .lesion_mask import LesionLogOddsd, LesionMaskd, ThresholdLesiond
+from .request_options import RequestOptionsd
+from .remembered_scan import RememberedScand
 from .saving import NiftiWriter, mask_name, mask_writer
-from .scan import CheckScand, LoadScand, SafeSpacingd
+from .loading import CheckScand, LoadScand, SafeSpacingd
 
 __all__ = [
     "CheckScand",

@@ -9,8 +9,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from adapters.clicks import check_points
-from adapters.transforms.saving import scan_name
+from adapters.files import case_name
+from adapters.prompts import check_points
 
 
 def _read_json(path: str | PathLike) -> Any:
@@ -25,9 +25,9 @@ def _read_json(path: str | PathLike) -> Any:
         raise ValueError(f"the data list {str(file)!r} is not JSON: {err}") from err
 
 
-def case_name(entry: Mapping[str, Any]) -> str:
-    """What a case of a data list is called: its ``case``, else its image's file name up to the first dot."""
-    return str(entry.get("case") or Path(entry["image"]).name.split(".")[0])
+def entry_name(entry: Mapping[str, Any]) -> str:
+    """What a case of a data list is called: its ``case``, else after its image (`adapters.files.case_name`)."""
+    return str(entry.get("case") or case_name(entry["image"]))
 
 
 def _existing(name: Any, base_dir: Path, where: str) -> str:
@@ -73,10 +73,10 @@ def load_requests(path: str | PathLike, base_dir: str | PathLike | None = None) 
                 raise ValueError(f"{where} has no key {key!r} (it has {', '.join(entry)}); add it, {hint}")
         check_points(entry["points"], entry["point_labels"], name=where)
         image = _existing(entry["image"], base, f"{where}, 'image'")
-        first = written.setdefault(scan_name(image), number)
+        first = written.setdefault(case_name(image), number)
         if first != number:
             raise ValueError(
-                f"{where} and entry {first} both have an image named {scan_name(image)!r}, so one mask would overwrite "
+                f"{where} and entry {first} both have an image named {case_name(image)!r}, so one mask would overwrite "
                 "the other: put them into lists of their own, or rename one"
             )
         requests.append({**entry, "image": image})

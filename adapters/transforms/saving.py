@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -19,7 +18,8 @@ from monai.data.utils import to_affine_nd
 from monai.transforms import Transform
 from monai.utils import get_equivalent_dtype
 
-from adapters.transforms.scan import NIFTI
+from adapters.files import case_name
+from adapters.transforms.loading import NIFTI
 
 
 class NiftiWriter(NibabelWriter):
@@ -57,20 +57,8 @@ class NiftiWriter(NibabelWriter):
         return nib.nifti1.Nifti1Image(voxels, affine, **kwargs)
 
 
-def scan_name(path: str | PathLike) -> str:
-    """What a scan is called, and its mask after it: the file's name without its ending, the whole name of a folder.
-
-    Folders of DICOM, and files in them, are often named by numbers with dots, of which none is an ending.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return path.name
-    name = re.sub(r"\.gz$", "", path.name, flags=re.IGNORECASE)
-    return re.sub(r"(?<=.)\.[a-z]\w*$", "", name, flags=re.IGNORECASE)
-
-
 def mask_name(meta: dict, saver: Transform) -> dict:
-    """The names that ``SaveImaged`` gives its files: MONAI's, but after `scan_name` (``output_name_formatter``).
+    """The names that ``SaveImaged`` gives its files: MONAI's, but after `case_name` (``output_name_formatter``).
 
     MONAI's cut the last number off the name of a folder such as ``1.2.840.1``, so masks overwrite each other.
 
@@ -80,7 +68,7 @@ def mask_name(meta: dict, saver: Transform) -> dict:
     """
     names = default_name_formatter(meta, saver)
     scan = Path(names["subject"])
-    return {**names, "subject": str(scan.with_name(f"{scan_name(scan)}."))}  # the ending that MONAI takes away
+    return {**names, "subject": str(scan.with_name(f"{case_name(scan)}."))}  # the ending that MONAI takes away
 
 
 def mask_writer(ending: str) -> type[NiftiWriter] | None:

@@ -20,9 +20,9 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from adapters.benchmark.profile import KINDS
-from adapters.benchmark.sections import in_fresh_process, processor
-from adapters.benchmark.table import Row
+from tests.benchmarks.profile import KINDS
+from tests.benchmarks.sections import in_fresh_process, processor
+from tests.benchmarks.table import Row
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -28,8 +28,8 @@ from parity_state import state_from_manifest
 
 from adapters.bundling import TASKS
 from adapters.checkpoints import load_published
-from adapters.clicks.users import random_clicks
-from adapters.engines.scoring import _generator
+from adapters.prompts.users import random_clicks
+from adapters.scoring.scoring import _generator
 from adapters.inferers import ClickInferer
 
 pytestmark = pytest.mark.slow

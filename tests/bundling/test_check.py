@@ -268,9 +268,9 @@ BROKEN: list[tuple[str, Callable[[Path], Any], str, str]] = [
     ),
     (
         "target",
-        replaced("evaluate", "adapters.engines.ScoreWriter", "adapters.engines.ScoreWriters"),
+        replaced("evaluate", "adapters.scoring.ScoreWriter", "adapters.scoring.ScoreWriters"),
         "targets",
-        "configs/evaluate.json names adapters.engines.ScoreWriters, which cannot be imported: correct the name",
+        "configs/evaluate.json names adapters.scoring.ScoreWriters, which cannot be imported: correct the name",
     ),
     (
         "function",

@@ -13,7 +13,7 @@ from small_sam import SMALL_SAM, make_sam, same, snapshot
 
 from adapters.checkpoints import convert, initialise, load_model, load_published, load_sam, save_adapter, save_model
 from adapters.networks import SAMAdapter3D, Variant, build_sam_adapter3d
-from adapters.networks.identity import identity
+from adapters.networks.constructor_arguments import identity
 
 SETTINGS: dict[str, int] = {"window_size": 4, "prompt_heads": 4}
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from adapters.checkpoints import load_adapter, load_model, load_sam, save_adapter, save_model
 from adapters.networks import SAMAdapter3D, Variant, build_sam_adapter3d
-from adapters.networks.identity import identity
+from adapters.networks.constructor_arguments import identity
 
 State = dict[str, Tensor]
 

@@ -9,7 +9,7 @@ import pytest
 
 from adapters.demo.report import Shown, curve, dice, slices
 from adapters.demo.run import Command, _losses
-from adapters.engines.page import Picture, Section, Table, as_html
+from adapters.scoring.page import Picture, Section, Table, as_html
 
 
 def box(*slices_: slice) -> np.ndarray:

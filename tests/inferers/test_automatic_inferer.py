@@ -18,7 +18,7 @@ from oracle import Oracle, as_mask, dice, ellipsoid
 
 from adapters.inferers import AutomaticInferer
 from adapters.inferers.automatic import infer_resampled
-from adapters.inferers.geometry import Grid
+from adapters.inferers.grid import Grid
 from adapters.transforms import LesionLogOddsd, ThresholdLesiond
 
 SIZES = [(60, 36, 50), (36, 50, 60), (16, 60, 20), (50, 61, 36), (20, 16, 23), (24, 24, 24)]
@@ -173,7 +173,7 @@ def test_the_bar_counts_all_windows(batch, capsys):
 def measured(length: int) -> dict[str, int]:
     """What a fresh process takes for a scan of so many slices."""
     code = (
-        "import json; from adapters.benchmark.automatic import measure_automatic; "
+        "import json; from tests.benchmarks.automatic import measure_automatic; "
         f"print(json.dumps(measure_automatic('fast', ({length}, 128, 128), 64)))"
     )
     root = str(Path(__file__).resolve().parents[2])

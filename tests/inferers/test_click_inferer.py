@@ -17,7 +17,7 @@ from oracle import Oracle, as_mask, dice, ellipsoid
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from adapters.inferers import BACKGROUND_LOGITS, AutomaticInferer, ClickInferer
-from adapters.inferers.memory import memory_of
+from adapters.inferers.embeddings import memory_of
 from adapters.networks import build_sam_adapter3d
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adapters.networks import enlarged_conv
-from adapters.networks.enlarged_conv import conv_of_enlarged
+from adapters.networks.layers.enlarged_conv import conv_of_enlarged
 
 
 def plain(x: Tensor, weight: Tensor) -> Tensor:

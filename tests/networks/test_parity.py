@@ -19,7 +19,7 @@ from torch import Tensor
 
 from adapters.checkpoints import load_published
 from adapters.networks import VARIANTS, ImageFeatures, SAMAdapter3D
-from adapters.networks.identity import identity
+from adapters.networks.constructor_arguments import identity
 
 PARITY = Path(__file__).resolve().parents[1] / "data" / "parity"
 TOLERANCE = 1e-5  # 2-norm of the difference over the 2-norm of the reference, float32

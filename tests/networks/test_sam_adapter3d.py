@@ -23,10 +23,10 @@ from adapters.networks import (
     get_variant,
     set_trainable,
 )
-from adapters.networks.attention import WindowAttention3D
-from adapters.networks.image_encoder import PatchEmbedding3D
-from adapters.networks.mask_decoder import CorrectionPrompt, click_ellipsoid, click_maps
-from adapters.networks.prompt_head import PointSamplerHead, sample_feature
+from adapters.networks.layers.attention import WindowAttention3D
+from adapters.networks.samadapter3d.image_encoder import PatchEmbedding3D
+from adapters.networks.samadapter3d.mask_decoder import CorrectionPrompt, click_ellipsoid, click_maps
+from adapters.networks.samadapter3d.prompt_head import PointSamplerHead, sample_feature
 
 SMALL = Variant(
     "small",

@@ -25,7 +25,7 @@ from series import RAS_TO_LPS, distance_between, write_series
 from services import ROOT, Services
 from views import Floats, View, best_shift, seen_at, voxels_in_plane
 
-from adapters.clicks import centre_click, next_click
+from adapters.prompts import centre_click, next_click
 from adapters.datasets import write_phantoms
 from adapters.files import replacing
 

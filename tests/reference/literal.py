@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapters.networks import AggregationDecoder, ImageEncoder3D, SAMAdapter3D, SpatialAdapter, WindowAttention3D
-from adapters.networks.image_encoder import PATCH, Block3D, Neck, PatchEmbedding3D
+from adapters.networks.samadapter3d.image_encoder import PATCH, Block3D, Neck, PatchEmbedding3D
 
 EPS = 1e-6
 SEPARATED = -100.0

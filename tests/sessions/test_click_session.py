@@ -21,7 +21,7 @@ from adapters.datasets.phantom import phantom
 from adapters.networks import SAMAdapter3D
 from adapters.sessions import ClickSession, read_bundle
 from adapters.transforms import LoadScand
-from adapters.transforms.remember import SCANS
+from adapters.transforms.remembered_scan import SCANS
 
 SHAPE = (44, 40, 36)  # along the axes as stored
 PLACES = {"lps": ("LPS", (6.0, 7.0, 8.0)), "permuted": ("IPR", (8.0, 6.0, 7.0))}

@@ -1,5 +1,0 @@
-"""Time and memory, beside the literal form that the tests keep as their reference."""
-
-from adapters.benchmark.sections import SECTIONS, benchmark
-
-__all__ = ["SECTIONS", "benchmark"]

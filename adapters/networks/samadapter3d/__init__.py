@@ -1,0 +1,1 @@
+"""3DSAM-adapter (arXiv 2306.13465)."""

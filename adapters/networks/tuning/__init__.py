@@ -1,0 +1,1 @@
+"""Parameter-efficient tuning: what sits in the slots of a block."""

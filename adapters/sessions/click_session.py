@@ -1,0 +1,342 @@
+"""Clicks on one image, one after the other, with undo: a bundle's inference for notebooks and programs."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import SaveImaged
+from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+
+from adapters.prompts import Clicks, check_affine
+from adapters.files import write_whole
+from adapters.inferers import ClickInferer
+from adapters.inferers.embeddings import Session, memory_of
+from adapters.sessions.bundle import bundle_network, parsed, read_bundle
+from adapters.transforms import RequestToClicksd
+
+__all__ = ["ClickSession"]
+
+_CERTAIN = 10.0  # logit of a mask to start from, as `SAMAdapter3D.decode` suggests
+
+
+@dataclass(frozen=True)
+class _Image:
+    """The scan after all transforms but the clicks', and what the file says of it."""
+
+    scan: MetaTensor
+    affine: np.ndarray
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _State:
+    """What stands after a step. Masks are packed to bits; `windows` is what the inferer knows of the last clicks."""
+
+    points: tuple[tuple[float, ...], ...] = ()
+    labels: tuple[int, ...] = ()
+    start: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    windows: tuple[tuple[Any, Session], ...] = ()
+
+
+class ClickSession:
+    """Segments a lesion click by click, as ``python -m monai.bundle run`` and MONAI Label do with the same bundle.
+
+    The bundle's own ``configs/inference.json`` is used: its preprocessing, inferer, postprocessing, weights and
+    precision. The image is read and preprocessed once; the embedding of a crop serves all clicks in it.
+
+    Args:
+        bundle: name or folder of a bundle, such as ``"soft_tissue_sarcoma_ct"``.
+        device: where to compute, such as ``"cpu"`` or ``"cuda:0"``. None: what the configuration says.
+        **overrides: other values for ids of the configuration, such as ``reach=None`` or ``checkpoint="best.pt"``.
+
+    Raises:
+        FileNotFoundError: if there is no such bundle or it has no weights.
+        ValueError: if an override is none of its ids, the weights are of another network, or the bundle takes no
+            clicks.
+
+    Example:
+        >>> session = ClickSession("soft_tissue_sarcoma_ct")  # doctest: +SKIP
+        >>> session.set_image("scan.nii.gz")  # doctest: +SKIP
+        >>> mask = session.add_click((26, 17, 15))  # doctest: +SKIP
+        >>> mask = session.add_click((10, 12, 15), positive=False)  # doctest: +SKIP
+        >>> session.save("mask.nii.gz")  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, bundle: str | os.PathLike, *, device: str | torch.device | None = None, **overrides: Any
+    ) -> None:
+        parser = read_bundle(bundle, overrides if device is None else {"device": str(device), **overrides})
+        self._device = torch.device(parsed(parser, "device"))
+        transforms = parsed(parser, "preprocessing").transforms
+        at = next((i for i, each in enumerate(transforms) if isinstance(each, RequestToClicksd)), None)
+        self._inferer = parsed(parser, "inferer")
+        if at is None or not isinstance(self._inferer, ClickInferer):
+            raise ValueError(
+                f"{str(bundle)!r} takes no clicks: expected a bundle whose inference.json has RequestToClicksd in its "
+                "preprocessing and a ClickInferer."
+            )
+        self._inferer.keep_mask = True
+        self._read, self._place = transforms[:at], transforms[at:]
+        self._finish = [
+            each for each in parsed(parser, "postprocessing").transforms if not isinstance(each, SaveImaged)
+        ]
+        self._autocast = {
+            "enabled": bool(parsed(parser, "evaluator#amp", False)),
+            **parsed(parser, "evaluator#amp_kwargs", {}),
+        }
+        self._network = bundle_network(parser)
+        self._image: _Image | None = None
+        self._states: list[_State] = []
+
+    def set_image(self, image: str | os.PathLike | np.ndarray | torch.Tensor, affine: Any = None) -> None:
+        """Read an image, and start anew on it.
+
+        Args:
+            image: path of a NIfTI, NRRD or MHA file or of a folder with a DICOM series; or an array (X, Y, Z) in the
+                units that the bundle expects (CT: Hounsfield units), which is taken as float32.
+            affine: (4, 4), voxels of the array to world in mm, RAS+ (NIfTI's). A file has its own.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the image cannot be read, is not one 3D scan with contrast, or an affine is missing, given
+                for a file, or singular. The session is then as before.
+        """
+        if isinstance(image, (str, os.PathLike)):
+            if affine is not None:
+                raise ValueError(f"an affine was given for the file {str(image)!r}, which has its own: leave it out.")
+            self._start(self._loaded(image))
+            return
+        if affine is None:
+            raise ValueError("the array has no affine: give the (4, 4) matrix from its voxels to world mm (RAS+).")
+        array = np.asarray(image.detach().cpu() if isinstance(image, torch.Tensor) else image)
+        if array.ndim != 3 or array.dtype.kind not in "biuf":
+            raise ValueError(
+                f"the array has shape {array.shape} and type {array.dtype}: expected numbers (X, Y, Z), one 3D scan."
+            )
+        # through a file, so that an array and its file give the same mask
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "image.nii"
+            nib.save(nib.Nifti1Image(array.astype(np.float32), check_affine(affine)), path)
+            self._start(self._loaded(path))
+
+    def _loaded(self, path: str | os.PathLike) -> _Image:
+        scan = _through(self._read, {"image": str(path)})["image"]
+        shape = tuple(int(size) for size in scan.meta["spatial_shape"])
+        return _Image(scan.to(self._device), np.asarray(scan.meta["original_affine"], dtype=float), shape)
+
+    def _start(self, image: _Image) -> None:
+        ClickInferer.forget(self._network)
+        self._image, self._states = image, [_State()]
+
+    @property
+    def _now(self) -> tuple[_Image, _State]:
+        if self._image is None:
+            raise ValueError("the session has no image yet: call set_image first.")
+        return self._image, self._states[-1]
+
+    @property
+    def affine(self) -> np.ndarray:
+        """(4, 4), voxels of the image as stored to world in mm, RAS+.
+
+        Raises:
+            ValueError: if there is no image yet.
+        """
+        return self._now[0].affine.copy()
+
+    @property
+    def clicks(self) -> Clicks:
+        """The clicks that stand, in voxels of the image as stored (frame ``image``); labels 1 on the lesion, 0 off it.
+
+        Raises:
+            ValueError: if there is no image yet.
+        """
+        image, state = self._now
+        return Clicks.from_points(state.points, state.labels, frame="image", affine=image.affine, shape=image.shape)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """The mask that stands: bool (X, Y, Z) on the image's own grid, a copy; all False before the first click.
+
+        Raises:
+            ValueError: if there is no image yet.
+        """
+        image, state = self._now
+        if state.mask is None:
+            return np.zeros(image.shape, dtype=bool)
+        return _unpacked(state.mask, image.shape)
+
+    def add_click(self, voxel: Sequence[float], *, positive: bool = True) -> np.ndarray:
+        """Click, and predict from all clicks that stand.
+
+        The first clicks of an image give the mask that ``monai.bundle run`` gives for them, voxel for voxel. Further
+        ones are predicted in the crops of those before them where they lie well inside, as in MONAI Label.
+
+        Args:
+            voxel: (i, j, k), the voxel of the image as stored, counted from 0 in the order of the array's axes.
+            positive: whether the click lies on the lesion.
+
+        Returns:
+            bool (X, Y, Z), the mask on the image's own grid.
+
+        Raises:
+            ValueError: if there is no image yet, the voxel is not three finite numbers or lies outside the image, or
+                `positive` is no truth value. The session is then as before.
+        """
+        _, state = self._now
+        if not isinstance(positive, (bool, np.bool_)):
+            raise ValueError(f"positive is {positive!r}: expected True (on the lesion) or False (off it).")
+        try:
+            point = tuple(float(value) for value in voxel)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the click is {voxel!r}: expected three numbers (i, j, k), a voxel.") from error
+        if len(point) != 3:
+            raise ValueError(f"the click is {voxel!r}: expected three numbers (i, j, k), a voxel.")
+        return self._step((*state.points, point), (*state.labels, int(positive)), state.start)
+
+    def automatic(self) -> np.ndarray:
+        """Predict without a click, in the bundle's automatic mode, which its network must have been trained for.
+
+        It is a step that `undo` takes back. A click after it is predicted from the clicks alone; to correct what was
+        found, start from it: ``session.start_from(session.automatic())``.
+
+        Returns:
+            bool (X, Y, Z), the mask on the image's own grid.
+
+        Raises:
+            ValueError: if there is no image yet, or the bundle has no automatic mode.
+        """
+        return self._step((), (), None)
+
+    def start_from(self, mask: Any) -> np.ndarray:
+        """Start from a mask, of another program or an earlier session, instead of nothing; clicks then correct it.
+
+        The clicks before it no longer count. Where no later click's crop reaches, the mask stands as it is.
+
+        Args:
+            mask: bool, or 0 and 1, (X, Y, Z) on the image's own grid.
+
+        Returns:
+            The mask, as it stands now.
+
+        Raises:
+            ValueError: if there is no image yet, the mask is on another grid or has other values, or the bundle
+                resamples whole scans, so that a mask cannot be brought to its grid. The session is then as before.
+        """
+        image, _ = self._now
+        given = np.asarray(mask.detach().cpu() if isinstance(mask, torch.Tensor) else mask)
+        if given.shape != image.shape:
+            raise ValueError(f"the mask has shape {given.shape}: expected {image.shape}, the image's own grid.")
+        if not np.isin(given, (0, 1)).all():
+            found = ", ".join(map(str, np.unique(given)[:5]))
+            raise ValueError(f"the mask holds the values {found}: expected only 0 and 1, or False and True.")
+        given = given.astype(bool)
+        turn = ornt_transform(io_orientation(image.affine), io_orientation(np.asarray(image.scan.affine.cpu())))
+        turned = apply_orientation(given, turn)
+        if turned.shape != tuple(image.scan.shape[1:]):
+            raise ValueError(
+                f"the bundle's preprocessing makes a grid of {tuple(image.scan.shape[1:])} out of {image.shape}: a "
+                "mask to start from needs a bundle that only turns the scan."
+            )
+        memory_of(self._network).restore_sessions(())
+        self._states.append(_State(start=np.packbits(turned), mask=np.packbits(given)))
+        return self.mask
+
+    def undo(self) -> np.ndarray:
+        """Take the last click, start mask or automatic prediction back.
+
+        Returns:
+            The mask from before it, exactly as it was; all False before the first one.
+
+        Raises:
+            ValueError: if there is no image yet, or nothing to take back.
+        """
+        self._now  # noqa: B018  (says that there is no image)
+        if len(self._states) == 1:
+            raise ValueError("there is nothing to undo: no click stands.")
+        self._states.pop()
+        memory_of(self._network).restore_sessions(self._states[-1].windows)
+        return self.mask
+
+    def reset(self) -> None:
+        """Forget all clicks and masks, which cannot be undone. The image stays, and so do embeddings of its crops.
+
+        Raises:
+            ValueError: if there is no image yet.
+        """
+        self._now  # noqa: B018
+        memory_of(self._network).restore_sessions(())
+        self._states = [_State()]
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write the mask as NIfTI: 1 on the lesion, 0 elsewhere, uint8, on the image's own grid with its affine.
+
+        Args:
+            path: ends in ``.nii.gz`` or ``.nii``; an existing file is replaced.
+
+        Returns:
+            The path.
+
+        Raises:
+            FileNotFoundError: if the folder does not exist.
+            ValueError: if there is no image or no mask yet, or the path has another ending.
+        """
+        image, state = self._now
+        path = Path(path)
+        if not path.name.endswith((".nii", ".nii.gz")):
+            raise ValueError(f"the mask's path is {str(path)!r}: expected one that ends in .nii.gz or .nii.")
+        if state.mask is None:
+            raise ValueError("there is no mask to save yet: call add_click, automatic or start_from first.")
+        content = nib.Nifti1Image(self.mask.astype(np.uint8), image.affine).to_bytes()
+        write_whole(path, gzip.compress(content, mtime=0) if path.name.endswith(".gz") else content)
+        return path
+
+    def _step(
+        self, points: tuple[tuple[float, ...], ...], labels: tuple[int, ...], start: np.ndarray | None
+    ) -> np.ndarray:
+        """Predict from these clicks, and let the result stand."""
+        image, state = self._now
+        memory = memory_of(self._network)
+        try:
+            mask = self._predicted(image, points, labels, start)
+        except BaseException:
+            memory.restore_sessions(state.windows)
+            raise
+        self._states.append(_State(points, labels, start, np.packbits(mask), memory.sessions()))
+        return self.mask
+
+    def _predicted(
+        self, image: _Image, points: Sequence[Sequence[float]], labels: Sequence[int], start: np.ndarray | None
+    ) -> np.ndarray:
+        request = {"image": image.scan, "points": [list(point) for point in points], "point_labels": list(labels)}
+        data = _through(self._place, request)
+        inputs = data["image"][None]
+        logits = None
+        if start is not None:
+            shape = tuple(image.scan.shape[1:])
+            inside = torch.from_numpy(_unpacked(start, shape)).to(self._device)[None, None]
+            logits = torch.where(inside, _CERTAIN, -_CERTAIN)
+        with torch.no_grad(), torch.autocast(self._device.type, **self._autocast):
+            data["pred"] = self._inferer(inputs, self._network, mask=logits)[0]
+        return np.asarray(_through(self._finish, data)["pred"][0].cpu()) > 0
+
+
+def _through(transforms: Sequence[Any], data: dict[str, Any]) -> dict[str, Any]:
+    """As MONAI's Compose, but an error comes as the transform raised it."""
+    for transform in transforms:
+        data = transform(data)
+    return data
+
+
+def _unpacked(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)

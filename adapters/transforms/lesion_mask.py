@@ -1,0 +1,141 @@
+"""From the network's logits to a mask, and from a data set's labels to one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from monai.utils import convert_to_dst_type
+
+from adapters.transforms.loading import source_file
+
+
+class LesionLogOddsd(MapTransform):
+    """Logits of background and lesion to the log-odds of the lesion, the lesion's logit less the background's.
+
+    One channel is inverted to the image's own grid at half the cost of two. What the inferers
+    return with ``compact`` is log-odds already, and stays as it is.
+
+    Args:
+        keys: keys of logits (2, D, H, W), or log-odds (1, D, H, W). Each becomes (1, D, H, W) of the same type.
+
+    Raises:
+        ValueError: (when called) another number of channels.
+    """
+
+    def __init__(self, keys: KeysCollection, *, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Convert each; see the class."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            if d[key].ndim != 4 or d[key].shape[0] not in {1, 2}:
+                raise ValueError(
+                    f"{key!r} has shape {tuple(d[key].shape)}: expected (2, D, H, W), background and lesion, or "
+                    "(1, D, H, W), log-odds of the lesion"
+                )
+            if d[key].shape[0] == 2:
+                d[key] = d[key][1:] - d[key][:1]
+        return d
+
+
+class ThresholdLesiond(MapTransform):
+    """The log-odds of the lesion to its mask: 1 where its probability is above the threshold, 0 elsewhere.
+
+    The threshold's own log-odds are compared, so that no probabilities are computed.
+
+    Args:
+        keys: keys of log-odds (1, I, J, K), as `LesionLogOddsd` gives them. Each becomes a mask of the same shape,
+            uint8.
+        threshold: a probability, between 0 and 1.
+        option: name of the request's own threshold in the data, which comes first where it is there.
+
+    Raises:
+        ValueError: a threshold that is not between 0 and 1.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        threshold: float = 0.5,
+        *,
+        option: str = "threshold",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.threshold = _checked(threshold)
+        self.option = option
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Convert each; see the class."""
+        d = dict(data)
+        given = d.get(self.option)
+        threshold = self.threshold if given is None or given == "" else _checked(float(given))
+        odds = math.log(threshold / (1 - threshold))
+        for key in self.key_iterator(d):
+            d[key] = (d[key] > odds).view(torch.uint8)  # the same bytes
+        return d
+
+
+def _checked(threshold: float) -> float:
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold is {threshold}: expected a probability between 0 and 1")
+    return threshold
+
+
+class LesionMaskd(MapTransform):
+    """Labels to masks of the lesion: 1 on it, 0 elsewhere.
+
+    Every data set has its own value for the lesion, and its data list names it in each entry. Studies that were
+    labelled by the clients of MONAI Label come without such an entry: there all that is not background is lesion.
+
+    Args:
+        keys: keys of labels (1, I, J, K).
+        values_key: under which a case holds the value (or values) of the lesion in its label.
+        required: refuse a label without a lesion.
+
+    Raises:
+        ValueError: (when called) a label that has none of the values though ``required``; without values, a label
+            that is not finite.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        values_key: str = "label_values",
+        required: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.values_key = values_key
+        self.required = required
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Convert each label; see the class."""
+        d = dict(data)
+        given = d.get(self.values_key)
+        values: Sequence[float] | None = None if given is None else np.atleast_1d(given).tolist()
+        for key in self.key_iterator(d):
+            label = d[key]
+            array = np.asarray(label)
+            if values is None and not np.isfinite(array).all():
+                raise ValueError(
+                    f"label {key!r} ({source_file(label)}) holds NaN or infinity, expected 0 on what is no lesion"
+                )
+            lesion = array != 0 if values is None else np.isin(array, values)
+            if self.required and not lesion.any():
+                there = ", ".join(f"{value:g}" for value in np.unique(array)[:10])
+                wanted = "but 0" if values is None else f"of value {' or '.join(map(str, values))}"
+                raise ValueError(
+                    f"label {key!r} ({source_file(label)}) has no voxel {wanted}, it holds {there}; "
+                    "give the value of the lesion in this label, or leave the case out"
+                )
+            d[key] = convert_to_dst_type(lesion.astype(np.float32), label)[0]
+        return d

@@ -1,0 +1,136 @@
+"""Scans that are ready for the network, kept for the next click."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.data.utils import pickle_hashing
+from monai.transforms import Compose, InvertibleTransform, MapTransform
+from monai.utils import TraceKeys
+
+from adapters.files import file_hash, files_of_scan
+
+_MEGABYTE = 1024 * 1024
+
+
+class _Scans:
+    """Scans of the last requests in this process. All methods may be called from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, MetaTensor] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: Hashable) -> MetaTensor | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def keep(self, key: Hashable, scan: MetaTensor, bound: float) -> None:
+        """Keep a scan; the least recently used ones go beyond the bound in bytes."""
+        with self._lock:
+            self._kept[key] = scan
+            self._kept.move_to_end(key)
+            size = sum(kept.element_size() * kept.nelement() for kept in self._kept.values())
+            while self._kept and size > bound:
+                _, gone = self._kept.popitem(last=False)
+                size -= gone.element_size() * gone.nelement()
+
+    def clear(self) -> None:
+        with self._lock:
+            self._kept.clear()
+
+
+SCANS = _Scans()
+"""Belongs to the process: MONAI Label makes new transforms for every request."""
+
+
+class RememberedScand(MapTransform, InvertibleTransform):
+    """The first transforms of a request, which depend on the scan alone: done once, and not again for the next click.
+
+    A scan is known by the content of its files (a header's file of voxels and all files of a folder among them) and by
+    the transforms, so a scan that was changed or uploaded again under another name, and one that another bundle has
+    prepared, are told apart. Nothing is kept of a file of which it is not known whether others belong to it (see
+    `adapters.files.files_of_scan`). The voxels are shared between requests: what follows must not write into them.
+
+    Args:
+        keys: keys of paths of scans.
+        transforms: what makes a tensor of each; they must neither look at other keys nor write any, and have
+            nothing random.
+        megabytes: how much is kept at most in this process; the least recently used scans go. 0: nothing.
+
+    Raises:
+        ValueError: a negative number of megabytes.
+    """
+
+    def __init__(self, keys: KeysCollection, transforms: Sequence[Callable], *, megabytes: float = 1024) -> None:
+        super().__init__(keys)
+        self.transforms = list(transforms)
+        if not megabytes >= 0:
+            raise ValueError(f"megabytes is {megabytes}: expected 0 (keep nothing) or more")
+        self.megabytes = megabytes
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Prepare each scan, or take it as it was prepared before."""
+        d: Any = dict(data)
+        names = {key: self._name(d[key]) for key in self.keys}
+        known = {key: SCANS.get(name) for key, name in names.items() if name is not None}
+        if len(known) < len(names) or any(scan is None for scan in known.values()):
+            for transform in self.transforms:
+                d = transform(d)
+            for key, name in names.items():
+                if name is not None and isinstance(d[key], MetaTensor):
+                    SCANS.keep(name, _beside(d[key]), self.megabytes * _MEGABYTE)
+            return d
+        for key, scan in known.items():
+            if scan is not None:
+                path, d[key] = _path(d[key]), _beside(scan)
+                d[key].meta["filename_or_obj"] = str(path)
+        return d
+
+    def inverse(self, data: Any) -> Any:
+        """Undo the transforms, for a mask that goes back to the scan's own grid."""
+        return Compose(self.transforms).inverse(data)
+
+    def _name(self, path: Any) -> Hashable | None:
+        """What tells a scan from others; None if it cannot be kept."""
+        found = _path(path) if self.megabytes else None
+        digest = _digest(found) if found is not None and found.exists() else None
+        return None if digest is None else (digest, pickle_hashing(list(self.transforms)))
+
+
+def _path(value: Any) -> Path | None:
+    """The path that `LoadScand` reads for a value; None for what is none."""
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    return Path(value).expanduser() if isinstance(value, (str, PathLike)) and str(value) else None
+
+
+def _digest(path: Path) -> Hashable | None:
+    """Of the content of all files of a scan with their endings (in a folder: names); None if they are not known."""
+    files = files_of_scan(path)
+    if files is None:
+        return None
+    folder = path.is_dir()
+    names = [str(file.relative_to(path)) if folder else "".join(file.suffixes) for file in files]
+    content = frozenset((name, file_hash(file, "sha256")) for name, file in zip(names, files, strict=True))
+    return "" if folder else "".join(path.suffixes), content
+
+
+def _beside(scan: MetaTensor) -> MetaTensor:
+    """The same voxels with metadata of their own."""
+    meta, operations = copy.deepcopy((dict(scan.meta), list(scan.applied_operations)))
+    for operation in operations:  # inverted by the transforms of another request, which are equal but not the same
+        operation[TraceKeys.ID] = TraceKeys.NONE
+    return MetaTensor(scan.as_tensor(), meta=meta, applied_operations=operations)

@@ -1,0 +1,210 @@
+"""One HTML page from a folder with scores: what it holds, and that it needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from adapters import cli
+from adapters.scoring.page import Picture, Section, Table, as_html, as_markdown
+from adapters.scoring.report import CasePicture, html_report, write_scores
+
+PNG = b"\x89PNG the picture of a case"
+
+
+class Page(HTMLParser):
+    """Its headings, rows of cells, pictures, and all that it would fetch."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.headings: list[str] = []
+        self.rows: list[list[str]] = []
+        self.pictures: dict[str, bytes] = {}
+        self.fetched: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {key: value or "" for key, value in attrs}
+        self.fetched += [
+            values[key] for key in ("src", "href") if key in values and not values[key].startswith("data:")
+        ]
+        if tag == "img":
+            self.pictures[values["alt"]] = base64.b64decode(values["src"].removeprefix("data:image/png;base64,"))
+        if tag in {"script", "link", "iframe"}:
+            self.fetched.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in {"h1", "h2", "td", "th"}:
+            self._open.append(tag)
+            (self.headings if tag in {"h1", "h2"} else self.rows[-1]).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._open and self._open[-1] == tag:
+            self._open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            (self.headings if self._open[-1] in {"h1", "h2"} else self.rows[-1])[-1] += data
+
+
+def rows_of(method: float, cases: str = "ab") -> list[dict]:
+    return [
+        {
+            "case": case,
+            "seed": seed,
+            "policy": policy,
+            "clicks": clicks,
+            "dice": method + clicks / 10,
+            "nsd": 0.9,
+            "seconds": 1.0,
+            "lesion_ml": 20.0 if case == "a" else 0.5,
+            "hd95": 4.0,
+        }
+        for case in cases
+        for seed in range(2)
+        for policy, clicks in (("automatic", 0), ("random", 1), ("iterative", 1), ("iterative", 2))
+    ]
+
+
+def write(folder: Path, method: str = "ours <tiny>", dice: float = 0.6, **more: object) -> Path:
+    folder.mkdir(parents=True)
+    pictures = [CasePicture("a", "random", 1, 0.7, PNG), CasePicture("b", "random", 1, 0.8, PNG)]
+    lesions = [
+        {
+            "case": "a",
+            "seed": 0,
+            "policy": "random",
+            "clicks": 1,
+            "lesion": number,
+            "lesion_ml": 10.0,
+            "clicked": 2 - number,
+            "dice": dice,
+            "nsd": dice,
+        }
+        for number, dice in ((1, 0.9), (2, 0.0))
+    ]
+    about = [
+        {"case": "a", "lesions": 2, "peak_mib": 1234.5, "device": "cpu"},
+        {"case": "b", "lesions": 1, "peak_mib": 900.0, "device": "cpu"},
+    ]
+    given = {"method": method, "tolerance": 5.0, "lesions": lesions, "about": about, "pictures": pictures} | more
+    write_scores(folder, rows_of(dice), **given)
+    return folder
+
+
+def test_a_page_for_one_method(tmp_path: Path) -> None:
+    folder = write(tmp_path / "eval", task="kidney")
+    path = html_report(folder)
+    assert path == folder / "report.html"
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.fetched == []
+    assert page.headings == [
+        "Scores: ours <tiny>",
+        "Clicks one by one",
+        "Beside the published figures: kidney",
+        "Dice by volume of the lesion",
+        "Lesion by lesion",
+        "Dice case by case",
+        "Best, median and worst case",
+    ]
+    assert ["1", "random", "70.0 ± 0.0", "90.0 ± 0.0", "1.00", "4", "4.0 ± 0.0"] in page.rows
+    assert ["75.0 ± 0.0", "90.0 ± 0.0", "2.0 ± 0.0", "100 %", "1.00", "1.00"] in page.rows
+    assert ["ours <tiny>", "1 click a volume (random)", "70.00 ± 0.00", "90.00 ± 0.00", "-"] in page.rows
+    assert ["3DSAM-adapter", "1 click a volume", "73.78", "83.86", "25.46 M"] in page.rows
+    assert ["10 to 100 ml", "1", "60.0 ± 0.0", "70.0 ± 0.0", "70.0 ± 0.0", "80.0 ± 0.0"] in page.rows
+    assert ["1", "random", "45.0", "45.0", "50 %", "90.0", "0.0"] in page.rows
+    assert ["a", "20.0", "2", "60.0", "70.0", "70.0", "80.0", "2.0"] in page.rows
+    assert "Peak memory of the whole process: 1234 MiB." in text
+    drawn = {name: png for name, png in page.pictures.items() if png == PNG}
+    assert list(drawn) == [
+        "Best case, b: Dice 0.80, 1 click (random)",
+        "Worst case, a: Dice 0.70, 1 click (random)",
+    ]
+    assert len(page.pictures) == 4
+
+
+def test_a_page_for_several_methods(tmp_path: Path) -> None:
+    write(tmp_path / "one", "ours")
+    write(tmp_path / "two", "SegResNet", 0.3)
+    write(tmp_path / "three", "SegResNet", 0.2)
+    page = Page(html_report(tmp_path).read_text(encoding="utf-8"))
+    assert page.headings[:4] == ["Scores of 3 methods", "All methods", "ours", "ours: Clicks one by one"]
+    assert {"SegResNet (two)", "SegResNet (three)"} <= set(page.headings)
+    assert ["SegResNet (two)", "Dice", "30.0 ± 0.0", "40.0 ± 0.0", "-", "-", "40.0 ± 0.0", "-", "-", "-"] in page.rows
+    assert ["SegResNet (two)", "45.0 ± 0.0", "90.0 ± 0.0", "3.0 ± 0.0", "0 %", "1.00", "1.00"] in page.rows
+
+
+def test_methods_of_other_cases_are_not_compared(tmp_path: Path) -> None:
+    write(tmp_path / "one", "ours")
+    write(tmp_path / "two", "other", tolerance=2.0)
+    text = html_report(tmp_path).read_text(encoding="utf-8")
+    assert "They are not put side by side: other has tolerance_mm 2.0 but ours 5.0" in text
+
+
+def test_scores_of_before(tmp_path: Path) -> None:
+    """A summary with nothing but the first keys, and no other file."""
+    folder = write(tmp_path / "eval")
+    summary = json.loads((folder / "summary.json").read_text())
+    kept = {key: summary[key] for key in ("method", "tolerance_mm", "cases", "seeds", "scores")}
+    for entry in kept["scores"]:
+        del entry["hd95"]
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / "summary.json").write_text(json.dumps(kept))
+    page = Page(html_report(folder).read_text(encoding="utf-8"))
+    assert page.headings == ["Scores: ours <tiny>"]
+    assert ["1", "random", "70.0 ± 0.0", "90.0 ± 0.0", "1.00", "4", "-"] in page.rows
+    assert len(page.pictures) == 2
+
+
+def test_a_picture_that_is_gone_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write(tmp_path / "eval")
+    (folder / "best.png").unlink()
+    page = Page(html_report(folder).read_text(encoding="utf-8"))
+    assert sum(png == PNG for png in page.pictures.values()) == 1
+    assert "best.png is not there: the page goes without it" in caplog.text
+
+
+def test_as_a_verb(tmp_path: Path) -> None:
+    folder = write(tmp_path / "eval")
+    assert cli.VERBS["report"](str(folder), task="liver") == f"open {folder / 'report.html'}"
+    assert "Beside the published figures: liver" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere is not there: give the folder"):
+        html_report(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"no summary\.json in .* or in a folder in it"):
+        html_report(tmp_path)
+    with pytest.raises(ValueError, match="task is 'lung'"):
+        html_report(write(tmp_path / "eval"), task="lung")
+    assert not (tmp_path / "eval" / "report.html").exists()
+
+
+def test_markdown() -> None:
+    table = Table(["a", "b"], [["1", "x|y"], ["2", ""]], strong=[1])
+    sections = [Section("", ["Said."], [table], notes=["Noted."]), Section("More", pictures=[Picture(PNG, "seen")])]
+    assert as_markdown("Title", "About.", sections) == (
+        "# Title\n\nAbout.\n\nSaid.\n\n| a | b |\n|---|---|\n| 1 | x\\|y |\n| **2** |  |\n\nNoted.\n\n## More\n"
+    )
+
+
+def test_html_is_escaped() -> None:
+    section = Section("<h>", ["a & b"], [Table(["<"], [['"']], strong=[0])], [Picture(PNG, 'a "b" <c>')], ["<n>"])
+    text = as_html("<t>", "<a>", [section])
+    assert "<title>&lt;t&gt;</title>" in text
+    assert '<tr class="strong"><td>&quot;</td></tr>' in text
+    page = Page(text)
+    assert page.headings == ["<t>", "<h>"]
+    assert page.pictures == {'a "b" <c>': PNG}
+
+
+def test_rows_fit_their_heading() -> None:
+    with pytest.raises(ValueError, match="a row has 1 cells, expected 2 as in the heading"):
+        Table(["a", "b"], [["1"]])
