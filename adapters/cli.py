@@ -23,18 +23,21 @@ def verb(function: Verb) -> Verb:
 
 
 @verb
-def convert(checkpoint: str, output: str, *, window_size: int = 8) -> str:
-    """Turns a published 3DSAM-adapter checkpoint into our weight file.
+def convert(
+    checkpoint: str, output: str, *, window_size: int = 8, prompt_heads: int = 8, overwrite: bool = False
+) -> str:
+    """Turns a published 3DSAM-adapter checkpoint, or SAM's, into our weight file.
 
     Args:
         checkpoint: The authors' file, for example best.pth.tar.
         output: The file to write, for example model.pt.
         window_size: Side of the attention windows in tokens, which the published file does not carry.
+        prompt_heads: Attention heads of the prompt head, which it does not carry either.
+        overwrite: Whether an output that exists is replaced.
     """
     from adapters.checkpoints import convert as run
 
-    run(checkpoint, output, window_size=window_size)
-    return f"wrote {output}"
+    return str(run(checkpoint, output, window_size=window_size, prompt_heads=prompt_heads, overwrite=overwrite))
 
 
 @verb
