@@ -130,6 +130,8 @@ def download(weights: str, output: str = ".", url: str = "") -> str:
 def init(name: str, sam: str = "", seed: int = 0, *, random: bool = False, overwrite: bool = False) -> str:
     """Writes the models/model.pt of a bundle that ships none, untrained, from SAM's file.
 
+    A bundle that lies in the installed library is copied first, with the verb get.
+
     Args:
         name: The bundle's name, or its folder.
         sam: SAM's file of the bundle's variant, such as weights/sam_vit_b_01ec64.pth.
@@ -140,6 +142,19 @@ def init(name: str, sam: str = "", seed: int = 0, *, random: bool = False, overw
     from adapters.bundling.weights import init_bundle
 
     return f"wrote {init_bundle(name, sam or None, random=random, seed=seed, overwrite=overwrite)}: untrained"
+
+
+@verb
+def get(name: str, output: str = "bundles") -> str:
+    """Copies a bundle that comes with the library, to be trained or changed.
+
+    Args:
+        name: The bundle's name, or its folder.
+        output: The folder of bundles to copy it into; it is made if it is not there.
+    """
+    from adapters.bundling.get import get_bundle
+
+    return get_bundle(name, output)
 
 
 @verb
@@ -291,7 +306,7 @@ def new_bundle(
 def check_bundle(
     name: str = "",
     schema: str = "",
-    bundles: str = "bundles",
+    bundles: str = "",
     device: str = "meta",
     *,
     all: bool = False,  # noqa: A002  (the option's name)
@@ -301,7 +316,7 @@ def check_bundle(
     Args:
         name: Of a folder of bundles, or the path of a bundle anywhere.
         schema: The file of the metadata's schema; left out, it is fetched from the address that the metadata name.
-        bundles: The folder of bundles.
+        bundles: The folder of bundles; left out, bundles/ here, or the library's own where there is none.
         device: Where the network is run once: cpu or cuda:0 compute, meta follows shapes and types alone.
         all: Check all in the folder of bundles.
     """
@@ -317,13 +332,13 @@ def check_bundle(
 
 
 @verb
-def package(name: str, output: str = "dist", bundles: str = "bundles", source: str = "") -> str:
+def package(name: str, output: str = "dist", bundles: str = "", source: str = "") -> str:
     """Writes a bundle as the Model Zoo keeps it: NAME_v<version>.zip and its entry in model_info.json.
 
     Args:
         name: Of a folder of bundles, or the path of a bundle anywhere.
         output: The folder to write into; it is made if it is not there, and other entries of its model_info.json stay.
-        bundles: The folder of bundles.
+        bundles: The folder of bundles; left out, bundles/ here, then the library's own.
         source: The address of the folder that the zip will be offered in; the Model Zoo's when left out.
     """
     from adapters.bundling.package import ZOO_URL
@@ -335,7 +350,7 @@ def package(name: str, output: str = "dist", bundles: str = "bundles", source: s
 @verb
 def label_server(
     studies: str,
-    bundles: str = "bundles",
+    bundles: str = "",
     names: str = "",
     app: str = "label_app",
     host: str = "127.0.0.1",
@@ -346,7 +361,7 @@ def label_server(
 
     Args:
         studies: Folder of scans, or the address of a DICOMweb server.
-        bundles: Folder of bundles.
+        bundles: Folder of bundles; left out, bundles/ here, or the library's own where there is none.
         names: Which of them, with commas between; all that have weights when left out.
         app: The folder that MONAI Label's own app, its logs and links to the bundles are put into.
         host: Address to listen on; there is no password, so others than 127.0.0.1 let anybody in.

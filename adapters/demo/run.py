@@ -19,6 +19,7 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from tqdm import tqdm
 
+from adapters.bundling.folders import shipped_bundles
 from adapters.prompts import Clicks, centre_click
 from adapters.demo.report import Shown, curve, dice, slices
 from adapters.demo.samples import Case, samples
@@ -26,7 +27,7 @@ from adapters.scoring.page import Picture, Section, Table, as_html
 from adapters.files import case_name, write_whole
 from adapters.transforms import LoadScand
 
-BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "soft_tissue_sarcoma_ct_samadapter_deepgrow"
+BUNDLE = shipped_bundles() / "soft_tissue_sarcoma_ct_samadapter_deepgrow"
 NUM_CLICKS, CLICK_ROUNDS, SEEDS = "[0,1,3]", 3, 2
 _LOSS = re.compile(r"Epoch: (\d+)/\d+, Iter: (\d+)/(\d+) -- train_loss: (\S+)")
 
@@ -74,7 +75,7 @@ def main(output: str | os.PathLike[str] = "demo", *, epochs: int = 20, bundle: s
     weights = bundle / "models" / "model.pt"
     if not weights.is_file():
         raise FileNotFoundError(
-            f"{weights} is not there; run the demo from a clone of the project that has its weights"
+            f"{weights} is not there: the demo needs a bundle with weights, such as the one that comes with the library"
         )
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
