@@ -182,7 +182,7 @@ def compare(runs: str, output: str) -> str:
         runs: Each method's folder of scores by name: "ours=eval/ours,SegResNet=eval/segresnet".
         output: The folder to write compare.md, compare.png and compare_boxes.png into; it is made if it is not there.
     """
-    from adapters.scoring.report import compare as run
+    from adapters.scoring.comparison import compare as run
 
     return f"wrote {run(runs, output)}"
 
