@@ -41,46 +41,6 @@ def convert(
 
 
 @verb
-def benchmark(
-    variant: str = "",
-    crop_size: int = 0,
-    repeats: int = 5,
-    what: str = "",
-    *,
-    literal: bool = True,
-    quick: bool = False,
-    device: str = "cpu",
-    output: str = "",
-) -> str:
-    """Measures time and memory, beside the literal form of the published code.
-
-    Args:
-        variant: Which network: tiny, vit_b, vit_l or vit_h; left out, vit_b where that is not too slow.
-        crop_size: Side of the crop in voxels; left out, 128, or less where that is too slow.
-        repeats: How often each row is run, in turn with the others; medians count.
-        what: The tables, comma-separated: network, training, batch, training_batch, crops, clicks, scan, scan_vit_b,
-            automatic, data, processes, communication, gpu_memory. Left out: network, or with --quick all.
-        literal: Whether to run the literal form, which takes 9 GB for vit_b at 128; --noliteral leaves it out.
-        quick: All tables in a few minutes: one run of each row, fewer rows, smaller crops and scans.
-        device: cpu, or cuda for the tables that a GPU has: network, training, batch, training_batch, crops, clicks and
-            gpu_memory.
-        output: JSON file to write with every run.
-    """
-    from tests.benchmarks import benchmark as run
-
-    return run(
-        variant or None,
-        crop_size or None,
-        repeats,
-        what=[name for name in what.split(",") if name] or None,
-        literal=literal,
-        quick=quick,
-        device=device,
-        output=output or None,
-    )
-
-
-@verb
 def phantom(output: str, cases: int = 4, seed: int = 0) -> str:
     """Writes generated torso CTs with tumours and their masks as NIfTI, in images/ and labels/.
 
