@@ -35,7 +35,7 @@ label-server: $(LABEL_VENV)/.installed
 	$(LABEL_VENV)/bin/python -m adapters label_server --studies "$(STUDIES)" $(LABEL_OPTIONS)
 
 test-label: $(LABEL_VENV)/.installed
-	$(LABEL_VENV)/bin/python -m pytest tests/label tests/test_answers.py
+	$(LABEL_VENV)/bin/python -m pytest tests/label
 
 # the script adds what it needs to MONAI Label's environment
 test-ohif: $(LABEL_VENV)/.installed

@@ -13,7 +13,16 @@ from zipfile import ZipFile
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("adapters", "bundles", "monai_sam_adapters.py", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = (
+    "adapters",
+    "bundles",
+    "monai_sam_adapters.py",
+    "setup.py",
+    "setup.cfg",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
 SARCOMA = "soft_tissue_sarcoma_ct_samadapter_deepgrow"
 KIDNEY = "kidney_tumor_ct_samadapter_deepgrow"
 SMALL_INIT = """

@@ -19,10 +19,10 @@ from typing import Any, Literal
 from urllib.request import urlopen
 
 import monai_sam_adapters
+from adapters.bundling.error_text import innermost, one_line
 from adapters.bundling.folders import bundle_folder, bundles_in, find_bundle
 from adapters.bundling.package import bundle_files, large_files
 from adapters.bundling.readme import card_problems
-from adapters.bundling.error_text import innermost, one_line
 from adapters.files import cache_folder, file_hash, write_whole
 
 __all__ = ["CHECKS", "Finding", "check_bundle", "check_bundles"]

@@ -23,7 +23,14 @@ _VARIANTS = {  # written as changes to another configuration
     "configs/inference_auto.json": "configs/inference.json",
 }
 SECTIONS = ("training", "validation", "test")
-_PUBLISHED = {"card": "published", "family": "samadapter3d", "modality": "CT", "crop_size": 128, "spacing": 1.0, "shift": 20}
+_PUBLISHED = {
+    "card": "published",
+    "family": "samadapter3d",
+    "modality": "CT",
+    "crop_size": 128,
+    "spacing": 1.0,
+    "shift": 20,
+}
 
 
 def load_task(name: str) -> dict[str, Any]:

@@ -99,9 +99,7 @@ def check_description(stored: Mapping[str, Any], network: nn.Module, *, source: 
     if differing:
         made = ", ".join(f"{name}={value}" for name, (value, _) in differing.items())
         built = ", ".join(f"{name}={value}" for name, (_, value) in differing.items())
-        raise ValueError(
-            f"{source} was made with {made}, but the network has {built}: build the network with {made}."
-        )
+        raise ValueError(f"{source} was made with {made}, but the network has {built}: build the network with {made}.")
 
 
 def read_description(

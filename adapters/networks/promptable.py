@@ -166,7 +166,7 @@ def log_odds(logits: Tensor) -> Tensor:
     """
     if logits.shape[1] == 1:
         return logits
-    if logits.shape[1] != 2:  # noqa: PLR2004  (background and lesion)
+    if logits.shape[1] != 2:
         raise ValueError(
             f"logits have shape {tuple(logits.shape)}: expected one channel of log-odds, or two of background and "
             "lesion."
@@ -211,7 +211,7 @@ def check_prompts(image: Tensor, prompts: PromptTensors | None, takes: frozenset
     boxes, text, mask = prompts.boxes, prompts.text, prompts.mask
     if boxes is not None:
         boxes = _checked_boxes(boxes, batch, shape)
-    if text is not None and (text.ndim != 3 or text.shape[0] != batch):  # noqa: PLR2004  (axes)
+    if text is not None and (text.ndim != 3 or text.shape[0] != batch):
         raise ValueError(f"text has shape {tuple(text.shape)}: expected ({batch}, T, C), a vector for each phrase.")
     if mask is not None and mask.shape != (batch, 1, *shape):
         raise ValueError(
@@ -239,7 +239,7 @@ def _or_none(prompts: PromptTensors) -> PromptTensors | None:
 
 def _checked_points(points: Tensor, labels: Tensor, batch: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     axes = len(shape)
-    if points.ndim != 3 or points.shape[0] != batch or points.shape[2] != axes:  # noqa: PLR2004
+    if points.ndim != 3 or points.shape[0] != batch or points.shape[2] != axes:
         raise ValueError(
             f"points have shape {tuple(points.shape)}: expected ({batch}, N, {axes}), voxel coordinates in the crop."
         )
@@ -262,7 +262,7 @@ def _checked_points(points: Tensor, labels: Tensor, batch: int, shape: tuple[int
 
 def _checked_boxes(boxes: Tensor, batch: int, shape: tuple[int, ...]) -> Tensor | None:
     axes = len(shape)
-    if boxes.ndim != 4 or boxes.shape[0] != batch or boxes.shape[2:] != (2, axes):  # noqa: PLR2004
+    if boxes.ndim != 4 or boxes.shape[0] != batch or boxes.shape[2:] != (2, axes):
         raise ValueError(
             f"boxes have shape {tuple(boxes.shape)}: expected ({batch}, M, 2, {axes}), the lowest and the highest voxel "
             "of each in the crop."
