@@ -36,6 +36,7 @@ from release_files import (
 from adapters.datasets import get_release
 from adapters.datasets.prepare import prepare
 from adapters.inferers import ClickInferer
+from adapters.prompts import Prompts
 from adapters.transforms import LoadScand, RequestToClicksd, load_datalist
 
 SECTIONS = ("training", "validation", "test")
@@ -168,7 +169,7 @@ def test_both_orders_of_axes_come_out_right(name: str, tmp_path: Path) -> None:
     # right-left, posterior-anterior, inferior-superior -> depth from below, height from the front, width from the right
     for key, array in (("image", image), ("label", label)):
         np.testing.assert_array_equal(data[key].numpy()[0], array.transpose(2, 1, 0)[:, ::-1, ::-1])
-    depth, height, width = np.asarray(data["image"].meta["clicks"])[0].astype(int)
+    depth, height, width = Prompts.from_json(data["image"].meta["prompts"]).points[0].astype(int)
     assert data["label"][0, depth, height, width] == value
     back = Invertd("label", orient, orig_keys="label", nearest_interp=True)(data)["label"]
     np.testing.assert_array_equal(back.numpy()[0], np.asarray(stored.dataobj))
