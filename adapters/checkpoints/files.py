@@ -163,7 +163,9 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
     if path.is_dir():
         raise ValueError(f"the output {path} is a folder: give the path of the file to write.")
     if path.exists() and not overwrite:
-        raise ValueError(f"the output {path} exists already: choose another name, or overwrite it (overwrite=True, --overwrite).")
+        raise ValueError(
+            f"the output {path} exists already: choose another name, or overwrite it (overwrite=True, --overwrite)."
+        )
     return path
 
 

@@ -60,7 +60,9 @@ def test_prompted_levels_are_rebuilt(tmp_path: Path, network: SAMAdapter3D) -> N
     built = load_model(path)
     assert list(built.prompt_head.shallower) == ["1", "3"]
     assert same(made.state_dict(), built.state_dict())
-    with pytest.raises(ValueError, match=r"made with prompt_head\.prompt_levels=\[1, 3, 4\], but the network has .*=\[4\]:"):
+    with pytest.raises(
+        ValueError, match=r"made with prompt_head\.prompt_levels=\[1, 3, 4\], but the network has .*=\[4\]:"
+    ):
         load_model(path, network)
 
 
@@ -125,7 +127,9 @@ def test_a_variant_is_rebuilt(tmp_path: Path, decoder: dict[str, Any]) -> None:
 def test_a_dictionary_built_anew_goes_into_a_network_of_its_shapes(tmp_path: Path, network: SAMAdapter3D) -> None:
     torch.save(OrderedDict(network.state_dict().items()), tmp_path / "small.pt")
     assert same(load_model(tmp_path / "small.pt", small()).state_dict(), network.state_dict())
-    with pytest.raises(ValueError, match=r"small\.pt does not say what network it is of: build the network and pass it"):
+    with pytest.raises(
+        ValueError, match=r"small\.pt does not say what network it is of: build the network and pass it"
+    ):
         load_model(tmp_path / "small.pt")
     with pytest.raises(ValueError, match=r"lacks tensors image_encoder\.blocks\.4\."):
         load_model(tmp_path / "small.pt", build_sam_adapter3d("tiny", crop_size=32))
@@ -138,18 +142,21 @@ OTHERS: dict[str, tuple[Callable[[], SAMAdapter3D], str]] = {
     ),
     "windows": (
         lambda: small(image_encoder={"window_size": 4}),
-        r"made with image_encoder\.window_size=2, but the network has image_encoder\.window_size=4: build the network w",
+        r"made with image_encoder\.window_size=2, but the network has image_encoder\.window_size=4: build the n",
     ),
     "prompt heads": (lambda: small(prompt_head={"num_heads": 4}), r"prompt_head\.num_heads=2, but .*num_heads=4"),
     "crop": (lambda: small(crop_size=32), r"crop_size=16, but the network has image_encoder\.crop_size=32: build the"),
     "enlargement": (lambda: small(crop_size=32, enlargement=2), r"enlargement=4, but .* image_encoder\.enlargement=2"),
     "heads": (lambda: small(image_encoder={"num_heads": 4}), r"2 heads\), but the network is .* 4 heads\): build"),
     "queries": (lambda: small(prompt_head={"num_queries": 3}), r"prompt_head\.num_queries=10, but .*num_queries=3"),
-    "no correction": (lambda: small(mask_decoder={"correction": False}), r"mask_decoder\.correction=True, but .*=False"),
+    "no correction": (
+        lambda: small(mask_decoder={"correction": False}),
+        r"mask_decoder\.correction=True, but .*=False",
+    ),
     "correction": (lambda: small(mask_decoder={"correction_channels": 5}), "correction_channels=16, but .*channels=5"),
     "two": (
         lambda: small(image_encoder={"window_size": 4}, mask_decoder={"correction_channels": 5}),
-        r"window_size=2, mask_decoder\.correction_channels=16, but the network has image_encoder\.window_size=4, mask_d",
+        r"window_size=2, mask_decoder\.correction_channels=16, but the network has image_encoder\.window_size=4, m",
     ),
 }
 
@@ -193,7 +200,10 @@ ABSURD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "width": (_changed("parts", "image_encoder", "embed_dim", value=2 * 10**9), "(lacks|has shape|cannot be made)"),
     "beyond": (_changed("parts", "prompt_head", "mlp_dim", value=10**30), "cannot be made"),
     "negative": (_changed("parts", "prompt_head", "mlp_dim", value=-1), "cannot be made"),
-    "other sizes": (_changed("parts", "mask_decoder", "channels", value=16), r"has shape .*: expected \(16, 16, 3, 3, 3"),
+    "other sizes": (
+        _changed("parts", "mask_decoder", "channels", value=16),
+        r"has shape .*: expected \(16, 16, 3, 3, 3",
+    ),
     "a word": (_changed("parts", "image_encoder", "depth", value="four"), "cannot be made"),
     "an argument of the future": (
         _changed("parts", "image_encoder", "rotary", value=True),
@@ -201,7 +211,10 @@ ABSURD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "no parts": (lambda d: d.pop("parts"), "in its metadata what network it is of, but not in a form .*KeyError"),
     "parts of another kind": (_changed("parts", "image_encoder", value=3), "not in a form that this library knows"),
-    "a part of the user's own": (_changed("parts", "prompt_head", value=None), "how to make its prompt_head: build the n"),
+    "a part of the user's own": (
+        _changed("parts", "prompt_head", value=None),
+        "how to make its prompt_head: build the n",
+    ),
 }
 
 
@@ -414,7 +427,10 @@ def test_a_file_of_version_1(tmp_path: Path, arguments: dict[str, Any], changes:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"window_size": 4}, r"made with image_encoder\.window_size=4, but the network has image_encoder\.window_size=2"),
+        (
+            {"window_size": 4},
+            r"made with image_encoder\.window_size=4, but the network has image_encoder\.window_size=2",
+        ),
         ({"prompt_heads": 4}, r"made with prompt_head\.num_heads=4, but the network has prompt_head\.num_heads=2"),
         ({"embed_dim": 64}, r"variant custom \(width 64.*, but the network is of variant custom \(width 32"),
     ],

@@ -271,7 +271,9 @@ def test_a_bad_tensor_leaves_the_given_network_alone(published: Checkpoint, fitt
 
 def test_another_crop_is_named(published: Checkpoint, fitting: SAMAdapter3D) -> None:
     published["encoder_dict"]["depth_embed"] = torch.zeros(1, 16, 48)
-    with pytest.raises(ValueError, match="made with image_encoder.crop_size=64, but the network has image_encoder.crop_size=32"):
+    with pytest.raises(
+        ValueError, match=r"made with image_encoder\.crop_size=64, but the network has image_encoder\.crop_size=32"
+    ):
         load_published(published, network=fitting)
 
 

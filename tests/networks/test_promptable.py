@@ -77,7 +77,11 @@ BAD: dict[str, tuple[int, dict[str, Any], str]] = {
         r"labels have shape \(1, 1\): expected \(1, 2\), one for each point",
     ),
     "labels without points": (3, {"labels": torch.ones(1, 2)}, r"labels have shape \(1, 2\): expected \(1, 0\)"),
-    "before the crop": (3, points([3.0, -0.75, 5.0]), r"point \[3.0, -0.75, 5.0\] lies outside .* \(16, 24, 20\) voxels"),
+    "before the crop": (
+        3,
+        points([3.0, -0.75, 5.0]),
+        r"point \[3.0, -0.75, 5.0\] lies outside .* \(16, 24, 20\) voxels",
+    ),
     "behind the crop": (2, points([3.0, 23.6]), r"outside the crop of \(16, 24\) .* order of its axes, height, width"),
     "in another order": (3, points([20.0, 4.0, 5.0]), "in the order of its axes, depth, height, width"),
     "no number": (3, points([3.0, float("nan"), 5.0]), r"nan, 5.0\] lies outside"),
@@ -85,7 +89,11 @@ BAD: dict[str, tuple[int, dict[str, Any], str]] = {
     "part of a label": (3, points([3.0, 4.0, 5.0], labels=[0.5]), r"labels hold \[0.5\]: expected 1, 0, or -1"),
     "padding other than -1": (3, points([3.0, 4.0, 5.0], labels=[-2]), r"labels hold \[-2\]"),
     "boxes of corners in a row": (2, {"boxes": torch.zeros(1, 1, 4)}, r"boxes .* expected \(1, M, 2, 2\), the lowest"),
-    "box upside down": (2, {"boxes": torch.tensor([[[[5.0, 5.0], [4.0, 9.0]]]])}, r"box \[\[5.0, 5.0\], \[4.0, 9.0\]\] d"),
+    "box upside down": (
+        2,
+        {"boxes": torch.tensor([[[[5.0, 5.0], [4.0, 9.0]]]])},
+        r"box \[\[5.0, 5.0\], \[4.0, 9.0\]\] d",
+    ),
     "box beyond": (2, {"boxes": torch.tensor([[[[5.0, 5.0], [4.0, 29.0]]]])}, "not lie in the crop of .*16, 24"),
     "half a padded box": (2, {"boxes": torch.tensor([[[[5.0, 5.0], [9.0, float("nan")]]]])}, "or NaN for padding"),
     "text without a batch": (3, {"text": torch.zeros(2, 8)}, r"text has shape \(2, 8\): expected \(1, T, C\)"),
@@ -164,13 +172,3 @@ def test_a_description_without_a_part_builds_nothing() -> None:
     description = {"family": "click_channels", "arguments": {}, "parts": {"backbone": None}}
     with pytest.raises(ValueError, match="does not say how to make its backbone: build the network and pass it"):
         build_described(description)
-
-
-def test_networks_are_torch_alone() -> None:
-    """No MONAI on import, which takes seconds."""
-    import subprocess
-    import sys
-
-    code = "import sys, adapters.networks; print([m for m in sys.modules if m.split('.')[0] in ('monai', 'ignite')])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"

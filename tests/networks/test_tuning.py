@@ -34,7 +34,7 @@ SMALL = Sizes(
     head_channels=8,
 )
 CROP = 16
-PLACES = [BlockPlace(16, index, closes, (4, 4, 4)) for index, closes in enumerate([False, True, False, True])]
+PLACES = [BlockPlace(16, number, closes, (4, 4, 4)) for number, closes in enumerate([False, True, False, True])]
 
 
 class Everywhere(BlockTuning):

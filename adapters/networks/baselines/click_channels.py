@@ -31,9 +31,7 @@ class ClickChannelNetwork(PromptableNetwork):
     family = "click_channels"
     parts: ClassVar[dict[str, type[nn.Module]]] = {"backbone": nn.Module}
 
-    def __init__(
-        self, backbone: nn.Module, *, clicks: bool = False, sigma: float = 2.0, spatial_dims: int = 3
-    ) -> None:
+    def __init__(self, backbone: nn.Module, *, clicks: bool = False, sigma: float = 2.0, spatial_dims: int = 3) -> None:
         super().__init__()
         if sigma <= 0:
             raise ValueError(f"sigma={sigma}: expected a positive number of voxels.")
