@@ -13,7 +13,15 @@ from torch import Tensor
 
 from adapters.checkpoints.download import download_verb
 from adapters.checkpoints.files import Checkpoint, check_tensors, kind_of, opened
-from adapters.networks import Backbone, ImageEncoder3D, SAMAdapter3D, Sizes, build_sam_adapter3d, get_sizes
+from adapters.networks import (
+    Backbone,
+    ImageEncoder3D,
+    PromptableNetwork,
+    SAMAdapter3D,
+    Sizes,
+    build_sam_adapter3d,
+    get_sizes,
+)
 from adapters.networks.backbones import name_of_sizes
 from adapters.networks.roles import roles
 
@@ -144,7 +152,7 @@ def opened_sam(checkpoint: str | Path | Checkpoint) -> Checkpoint:
 
 
 def sam_tensors(
-    checkpoint: str | Path | Checkpoint, network: SAMAdapter3D
+    checkpoint: str | Path | Checkpoint, network: PromptableNetwork
 ) -> tuple[dict[str, Tensor], tuple[str, ...], str]:
     """The tensors of a SAM checkpoint that a network takes as they are, checked.
 
