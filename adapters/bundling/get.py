@@ -58,7 +58,5 @@ def get_bundle(name: str | os.PathLike, output: str | os.PathLike = BUNDLES) -> 
     copy = copy_bundle(find_bundle(name), Path(output).expanduser())
     lines = [f"wrote {copy}: docs/README.md in it says how to train, evaluate and run it"]
     if not (copy / "models" / "model.pt").is_file():
-        lines.append(
-            f"it has no weights yet: train it, or start from SAM's: python -m adapters init {copy} --sam FILE"
-        )
+        lines.append(f"it has no weights yet: train it, or start from SAM's: python -m adapters init {copy} --sam FILE")
     return "\n".join(lines)

@@ -23,7 +23,14 @@ _VARIANTS = {  # written as changes to another configuration
     "configs/inference_auto.json": "configs/inference.json",
 }
 SECTIONS = ("training", "validation", "test")
-_PUBLISHED = {"card": "published", "family": "samadapter3d", "modality": "CT", "crop_size": 128, "spacing": 1.0, "shift": 20}
+_PUBLISHED = {
+    "card": "published",
+    "family": "samadapter3d",
+    "modality": "CT",
+    "crop_size": 128,
+    "spacing": 1.0,
+    "shift": 20,
+}
 
 
 def load_task(name: str) -> dict[str, Any]:
@@ -75,8 +82,11 @@ def render(values: Mapping[str, Any]) -> dict[str, str]:
         Texts by path inside the bundle.
 
     Raises:
-        ValueError: the template asks for a value that is missing.
+        ValueError: there is no such family, or the template asks for a value that is missing.
     """
+    families = sorted(path.name for path in (_TEMPLATE / "families").iterdir())
+    if values["family"] not in families:
+        raise ValueError(f"family is {values['family']!r}, expected one of {', '.join(families)}")
     filled = {**values, **_derived(values)}
     sources = _sources(values["family"])
     files = {}
