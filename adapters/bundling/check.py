@@ -1,4 +1,8 @@
-"""What the Model Zoo verifies of a bundle, and what it does not but should."""
+"""What the Model Zoo verifies of a bundle, by MONAI's own means, and what nobody verifies but should be.
+
+MONAI's: `verify_net_in_out`, `ConfigWorkflow.check_properties`, its parser of references and its locator of classes;
+torch's: TorchScript and the strict loading of weights; jsonschema's validator.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +23,10 @@ from typing import Any, Literal
 from urllib.request import urlopen
 
 import monai_sam_adapters
+from adapters.bundling.error_text import innermost, one_line
 from adapters.bundling.folders import bundle_folder, bundles_in, find_bundle
 from adapters.bundling.package import bundle_files, large_files
 from adapters.bundling.readme import card_problems
-from adapters.bundling.error_text import innermost, one_line
 from adapters.files import cache_folder, file_hash, write_whole
 
 __all__ = ["CHECKS", "Finding", "check_bundle", "check_bundles"]
@@ -54,15 +58,15 @@ class Finding:
     Attributes:
         check: its name.
         state: "OK", "problem" or "skipped".
-        said: what is right; what is wrong and what to do; or why nothing was checked.
+        message: what is right; what is wrong and what to do; or why nothing was checked.
     """
 
     check: str
     state: State
-    said: str
+    message: str
 
     def __str__(self) -> str:
-        return f"{self.state:<8} {self.check}: {self.said}"
+        return f"{self.state:<8} {self.check}: {self.message}"
 
 
 class _SkippedError(Exception):
@@ -84,20 +88,20 @@ class _Bundle:
     @cached_property
     def read(self) -> tuple[dict[str, dict[str, Any]], list[str]]:
         """The JSON files of ``configs`` by stem, and what is wrong with those that cannot be read."""
-        found, problems = {}, []
+        contents, problems = {}, []
         for path in sorted((self.folder / "configs").glob("*.json")):
             try:
-                found[path.stem] = _json(path)
+                contents[path.stem] = _json(path)
             except (OSError, ValueError) as error:
                 problems.append(f"configs/{path.name} cannot be read: {error}; correct it")
-        return found, problems
+        return contents, problems
 
     @property
     def files(self) -> dict[str, dict[str, Any]]:
-        found, problems = self.read
+        contents, problems = self.read
         if problems:
             raise _SkippedError(f"{problems[0].partition(' cannot')[0]} cannot be read")
-        return found
+        return contents
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -238,8 +242,8 @@ def _findings(name: str, check: Check, bundle: _Bundle) -> Iterator[Finding]:
     except _SkippedError as reason:
         yield Finding(name, "skipped", str(reason))
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        said = f"a file has another form than this check expects ({_line(error)}); correct what the other checks find"
-        yield Finding(name, "problem", said)
+        message = f"a file has another form than expected ({_line(error)}); correct what the other checks find"
+        yield Finding(name, "problem", message)
 
 
 # --- files, names, versions
@@ -270,6 +274,7 @@ def _name(bundle: _Bundle) -> Iterator[str]:
 
 @_check("metadata", "configs/metadata.json fits the zoo's schema")
 def _metadata(bundle: _Bundle) -> Iterator[str]:
+    """All faults at once; MONAI's `verify_metadata` stops at the first, and waits for the schema without a limit."""
     from jsonschema.exceptions import SchemaError, best_match
     from jsonschema.validators import validator_for
 
@@ -283,8 +288,8 @@ def _metadata(bundle: _Bundle) -> Iterator[str]:
         kind.check_schema(schema)
     except SchemaError as error:
         raise _SkippedError(f"the schema is none ({_line(error.message)}): give another with --schema") from None
-    for found in kind(schema).iter_errors(metadata):
-        cause = best_match([found])
+    for error in kind(schema).iter_errors(metadata):
+        cause = best_match([error])
         place = "#".join(map(str, cause.absolute_path)) or "the whole"
         yield f"configs/metadata.json does not fit the schema, {place}: {_line(cause.message)}; correct it"
 
@@ -406,12 +411,12 @@ def _bundle_root(bundle: _Bundle) -> Iterator[str]:
 
 @_check("ids", "every id that a configuration refers to is there")
 def _ids(bundle: _Bundle) -> Iterator[str]:
-    said = set()
+    reported = set()
     for stem in bundle.configs:
         for together, problems in _reference_problems(bundle, stem).items():
             for problem in problems:
-                if problem not in said:
-                    said.add(problem)
+                if problem not in reported:
+                    reported.add(problem)
                     yield f"{together}: {problem}"
 
 
@@ -423,7 +428,7 @@ def _targets(bundle: _Bundle) -> Iterator[str]:
 
     known = ComponentLocator()
 
-    def there(name: str) -> bool:
+    def importable(name: str) -> bool:
         try:
             return bool(locate(name) if "." in name else known.get_component_module_name(name))
         except ErrorDuringImport:
@@ -437,7 +442,7 @@ def _targets(bundle: _Bundle) -> Iterator[str]:
             elif isinstance(value, str) and value.startswith("$") and not value.startswith("$import"):
                 names.update(re.findall(r"\badapters(?:\.\w+)+", value))
         for name in sorted(names):
-            if not name.startswith("$") and not there(name):
+            if not name.startswith("$") and not importable(name):
                 yield f"configs/{stem}.json names {name}, which cannot be imported: correct the name"
 
 
@@ -474,10 +479,10 @@ def _labels(bundle: _Bundle) -> Iterator[str]:
             continue
         if isinstance(labels, dict):
             chosen = [str(value) for value in values] if isinstance(values, list) else [k for k in labels if k != "0"]
-            found = [labels.get(value) for value in chosen]
-            if found != names:
+            called = [labels.get(value) for value in chosen]
+            if called != names:
                 yield (
-                    f"labels of {path.relative_to(bundle.folder)} calls {', '.join(chosen)} {found}, and channel_def "
+                    f"labels of {path.relative_to(bundle.folder)} calls {', '.join(chosen)} {called}, and channel_def "
                     f"in configs/metadata.json has {names}: use the same names"
                 )
 
@@ -551,15 +556,15 @@ def _torchscript(bundle: _Bundle) -> Iterator[str]:
 def _weights(bundle: _Bundle) -> Iterator[str]:
     import torch
 
-    there = {stem: config for stem, config in _WEIGHTS.items() if (bundle.folder / "models" / f"{stem}.pt").is_file()}
-    if not there:
+    files = {bundle.folder / "models" / f"{stem}.pt": config for stem, config in _WEIGHTS.items()}
+    files = {path: config for path, config in files.items() if path.is_file()}
+    if not files:
         raise _SkippedError(
             "models/model.pt is not there: start from SAM's (`python -m adapters init`), or train, convert or download "
             "weights"
         )
-    for stem, config in there.items():
+    for path, config in files.items():
         network = bundle.network(config)
-        path = bundle.folder / "models" / f"{stem}.pt"
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
@@ -568,17 +573,14 @@ def _weights(bundle: _Bundle) -> Iterator[str]:
         if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
             yield f"models/{path.name} is no plain state dict: write the network's state_dict() with torch.save"
             continue
-        expected = network.state_dict()
-        lacking, more = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-        other = [name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape]
-        for what, names in (("lacks", lacking), ("has beyond it", more), ("has in another shape", sorted(other))):
-            if names:
-                listed = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
-                yield (
-                    f"models/{path.name} does not fit network_def of configs/{config}.json: of its {len(expected)} "
-                    f"tensors it {what} {len(names)} ({listed}); make the weights anew, or set variant and sizes of "
-                    "the network to theirs"
-                )
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:  # torch names the tensors
+            faults = _line(str(error).partition(":")[2])
+            yield (
+                f"models/{path.name} does not fit network_def of configs/{config}.json ({faults}); make the weights "
+                "anew, or set variant and sizes of the network to theirs"
+            )
 
 
 @_check("README", "the commands in docs/README.md can be typed: verbs, options, files, ids and links are there")
@@ -598,14 +600,14 @@ def _reference_problems(bundle: _Bundle, stem: str) -> dict[str, list[str]]:
     if stem in bundle.whole:
         return {f"configs/{stem}.json": _missing_ids(bundle, [stem])}
     kind = "inference" if stem.startswith("inference") else "train"
-    found = {}
+    problems_of = {}
     for base in (whole for whole in bundle.whole if whole.startswith(kind)):
         chains = [[base, stem]]
         if kind == "train" and stem != "evaluate" and "evaluate" in bundle.configs:
             chains.append([base, "evaluate", stem])
         problems, chain = min(((_missing_ids(bundle, chain), chain) for chain in chains), key=lambda pair: len(pair[0]))
-        found[" and ".join(f"configs/{name}.json" for name in chain)] = problems
-    return found
+        problems_of[" and ".join(f"configs/{name}.json" for name in chain)] = problems
+    return problems_of
 
 
 def _missing_ids(bundle: _Bundle, stems: Sequence[str]) -> list[str]:
@@ -697,11 +699,11 @@ def _datalists(folder: Path) -> list[Path]:
 
 def _json(path: Path) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        content = dict(pairs)
+        if len(content) != len(pairs):
             names = [name for name, _ in pairs]
             raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
-        return found
+        return content
 
     content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
     if not isinstance(content, dict):
@@ -724,8 +726,8 @@ def _cause(error: BaseException) -> str:
     return _line(innermost(error))
 
 
-def _line(said: object) -> str:
-    text = one_line(said)
+def _line(message: object) -> str:
+    text = one_line(message)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 

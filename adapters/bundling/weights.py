@@ -41,8 +41,8 @@ def init_bundle(
     folder = check_own(find_bundle(name))
     if bool(sam) == random:
         raise ValueError(
-            f"{'both' if random else 'neither'} of sam and random is given: give SAM's file as --sam (`python -m adapters "
-            "download sam_vit_b` fetches it), or --random for weights that nobody trained."
+            f"{'both' if random else 'neither'} of sam and random is given: give SAM's file as --sam (`python -m "
+            "adapters download sam_vit_b` fetches it), or --random for weights that nobody trained."
         )
     output = folder / "models" / "model.pt"
     if output.exists() and not overwrite:
