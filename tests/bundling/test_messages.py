@@ -39,5 +39,6 @@ def test_options_are_named_as_they_are_typed(package: str) -> None:
 
 def test_what_it_looks_for_is_found(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
-    path.write_text("def f(a):\n    raise ValueError(f'{a} exists: pass overwrite=' f'True')\n    yield f'say --{a}x'\n")
+    lines = ["def f(a):", "    raise ValueError(f'{a} exists: pass overwrite=' f'True')", "    yield f'say --{a}x'"]
+    path.write_text("\n".join(lines))
     assert sorted(messages(path)) == [" exists: pass overwrite=True", "say --x"]
