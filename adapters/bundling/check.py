@@ -1,7 +1,7 @@
 """What the Model Zoo verifies of a bundle, by MONAI's own means, and what nobody verifies but should be.
 
-MONAI's: `verify_net_in_out`, `ConfigWorkflow.check_properties`, its parser of references and its locator of classes;
-torch's: TorchScript and the strict loading of weights; jsonschema's validator.
+MONAI's: `verify_metadata`, `verify_net_in_out`, `convert_to_torchscript`, `ConfigWorkflow.check_properties`, and its
+parser of references and locator of classes. Torch's: the strict loading of weights.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-from urllib.request import urlopen
 
 import monai_sam_adapters
 from adapters.bundling.error_text import innermost, one_line
 from adapters.bundling.folders import bundle_folder, bundles_in, find_bundle
 from adapters.bundling.package import bundle_files, large_files
 from adapters.bundling.readme import card_problems
-from adapters.files import cache_folder, file_hash, write_whole
+from adapters.files import cache_folder, file_hash
 
 __all__ = ["CHECKS", "Finding", "check_bundle", "check_bundles"]
 
@@ -47,7 +46,6 @@ _NEEDED = (
 _NO_CONFIGURATIONS = {"metadata", "datalist"}
 _HASHES = ("md5", "sha1", "sha256", "sha512")  # those that MONAI's download takes
 _WEIGHTS = {"model": "inference", "model_auto": "inference_auto"}
-_TIMEOUT_S = 30.0
 _LONGEST = 300  # characters of what a library says
 
 
@@ -92,7 +90,7 @@ class _Bundle:
         for path in sorted((self.folder / "configs").glob("*.json")):
             try:
                 contents[path.stem] = _json(path)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, UserWarning) as error:
                 problems.append(f"configs/{path.name} cannot be read: {error}; correct it")
         return contents, problems
 
@@ -274,24 +272,34 @@ def _name(bundle: _Bundle) -> Iterator[str]:
 
 @_check("metadata", "configs/metadata.json fits the zoo's schema")
 def _metadata(bundle: _Bundle) -> Iterator[str]:
-    """All faults at once; MONAI's `verify_metadata` stops at the first, and waits for the schema without a limit."""
-    from jsonschema.exceptions import SchemaError, best_match
+    from jsonschema.exceptions import SchemaError, ValidationError, best_match
     from jsonschema.validators import validator_for
+    from monai.bundle import verify_metadata
 
-    metadata = bundle.metadata
-    if not isinstance(metadata.get("schema"), str):
+    url = bundle.metadata.get("schema")
+    if not isinstance(url, str):
         yield "configs/metadata.json names no schema: add the address of the zoo's as 'schema'"
         return
-    schema = _schema(bundle)
-    kind = validator_for(schema)
+    name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{url.rpartition('/')[2]}"
+    path = bundle.schema or cache_folder() / "schemas" / name
     try:
-        kind.check_schema(schema)
+        verify_metadata(
+            meta_file=str(bundle.path("metadata")), filepath=path
+        )  # fetches the schema where it is not there
     except SchemaError as error:
         raise _SkippedError(f"the schema is none ({_line(error.message)}): give another with --schema") from None
-    for error in kind(schema).iter_errors(metadata):
-        cause = best_match([error])
-        place = "#".join(map(str, cause.absolute_path)) or "the whole"
-        yield f"configs/metadata.json does not fit the schema, {place}: {_line(cause.message)}; correct it"
+    except Exception as error:
+        if isinstance(error.__cause__, ValidationError):  # the first fault; the user is told all
+            schema = json.loads(path.read_text(encoding="utf-8"))
+            for fault in validator_for(schema)(schema).iter_errors(bundle.metadata):
+                cause = best_match([fault])
+                place = "#".join(map(str, cause.absolute_path)) or "the whole"
+                yield f"configs/metadata.json does not fit the schema, {place}: {_line(cause.message)}; correct it"
+            return
+        if bundle.schema:
+            raise _SkippedError(f"{path} is no schema ({_line(error)}): give another with --schema") from None
+        path.unlink(missing_ok=True)
+        raise _SkippedError(f"{url} cannot be fetched ({_line(error)}): give a copy of it with --schema") from None
 
 
 @_check("version", "the version is the newest of the changelog, and all versions are some")
@@ -474,7 +482,7 @@ def _labels(bundle: _Bundle) -> Iterator[str]:
     for path in _datalists(bundle.folder):
         try:
             labels = _json(path).get("labels")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, UserWarning) as error:
             yield f"{path.relative_to(bundle.folder)} cannot be read: {error}; correct it"
             continue
         if isinstance(labels, dict):
@@ -529,7 +537,7 @@ def _network(bundle: _Bundle) -> Iterator[str]:
     "torchscript", "TorchScript takes network_def, or metadata give a reason (torchscript_exception) and it does not"
 )
 def _torchscript(bundle: _Bundle) -> Iterator[str]:
-    import torch
+    from monai.networks import convert_to_torchscript
 
     if bundle.device == "meta":
         raise _SkippedError("the network is run to be recorded, and has no numbers: say --device cpu")
@@ -537,7 +545,7 @@ def _torchscript(bundle: _Bundle) -> Iterator[str]:
     reason = str(metadata.get("torchscript_exception") or "").strip()
     network = bundle.network("inference", bundle.device)
     try:
-        torch.jit.script(network)
+        convert_to_torchscript(network)
     except Exception as error:
         if not reason:
             yield (
@@ -670,42 +678,16 @@ def _library_versions(config: Mapping[str, Any]) -> list[str]:
     return re.findall(r"\.require\('([^']*)'\)", str(config.get("library", "")))
 
 
-def _schema(bundle: _Bundle) -> Any:
-    if bundle.schema is not None:
-        path = bundle.schema
-    else:
-        url = bundle.metadata["schema"]
-        path = cache_folder() / "schemas" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{url.rpartition('/')[2]}"
-        if not path.is_file():
-            try:
-                with urlopen(url, timeout=_TIMEOUT_S) as answer:
-                    content = answer.read()
-                json.loads(content)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(path, content)
-            except (OSError, ValueError) as error:
-                raise _SkippedError(
-                    f"{url} cannot be fetched ({_line(error)}): give a copy of it with --schema"
-                ) from None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _SkippedError(f"{path} is no schema ({_line(error)}): give another with --schema") from None
-
-
 def _datalists(folder: Path) -> list[Path]:
     return [*folder.glob("configs/datalist.json"), *sorted(folder.glob("datalists/*.json"))]
 
 
 def _json(path: Path) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) != len(pairs):
-            names = [name for name, _ in pairs]
-            raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
-        return content
+    from monai.utils.misc import check_key_duplicates
 
-    content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a key that is there twice
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=check_key_duplicates)
     if not isinstance(content, dict):
         raise ValueError(f"it holds {type(content).__name__}, expected an object")
     return content

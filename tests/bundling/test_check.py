@@ -161,7 +161,7 @@ BROKEN: list[tuple[str, Callable[[Path], Any], str, str]] = [
         "a key twice",
         write("configs/evaluate.json", '{"run": 1, "run": 2}'),
         "files",
-        "configs/evaluate.json cannot be read: the key 'run' is there twice; correct it",
+        "configs/evaluate.json cannot be read: Duplicate key: `run`; correct it",
     ),
     ("a list", write("configs/evaluate.json", "[]"), "files", "configs/evaluate.json cannot be read: it holds list"),
     ("a dash", renamed("sarcoma-deepgrow"), "name", "the folder is called 'sarcoma-deepgrow': use letters, digits"),
