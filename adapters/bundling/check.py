@@ -625,22 +625,17 @@ def _missing_ids(bundle: _Bundle, stems: Sequence[str]) -> list[str]:
     try:
         parser.read_config([str(bundle.path(stem)) for stem in stems])
         parser.read_meta(bundle.metadata)
-        parser.resolve_macro_and_relative_ids()
+        parser.parse()
     except (KeyError, IndexError, ValueError) as error:
         return [f"an id that is changed or repeated is not there ({_line(error)}): define it, or correct it"]
-    missing = []
-
-    def look(value: Any, place: str) -> None:
-        if isinstance(value, str):
-            for name in ReferenceResolver.match_refs_pattern(value):
-                if name not in parser:
-                    missing.append(f"{place} refers to @{name}, which is not there: define it, or correct it")
-        elif isinstance(value, (dict, list)):
-            for _, inner, part in ReferenceResolver.iter_subconfigs(place, value):
-                look(part, inner)
-
-    look(parser.config, "")
-    return [problem.replace("::", "#") for problem in missing]
+    items = parser.ref_resolver.items
+    texts = {place: item.get_config() for place, item in items.items() if isinstance(item.get_config(), str)}
+    return [
+        f"{place} refers to @{name}, which is not there: define it, or correct it".replace("::", "#")
+        for place, text in texts.items()
+        for name in ReferenceResolver.match_refs_pattern(text)
+        if name not in items
+    ]
 
 
 def _property_problems(path: Path, config: Mapping[str, Any], kind: str, folder: str) -> Iterator[str]:

@@ -136,15 +136,15 @@ def differing_files(values: Mapping[str, Any], folder: str | Path) -> list[str]:
     """
     bundle = Path(folder) / values["bundle"]
     expected = render(values)
-    found = {
+    present = {
         path.relative_to(bundle).as_posix()
         for path in bundle.rglob("*")
         if path.is_file() and path.relative_to(bundle).parts[0] not in {"models", "eval"}
     }
     changed = {
-        name for name in found & expected.keys() if (bundle / name).read_text(encoding="utf-8") != expected[name]
+        name for name in present & expected.keys() if (bundle / name).read_text(encoding="utf-8") != expected[name]
     }
-    return sorted(changed | (found ^ expected.keys()))
+    return sorted(changed | (present ^ expected.keys()))
 
 
 def _sources(family: str) -> dict[str, Path]:
