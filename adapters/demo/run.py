@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from tqdm import tqdm
 
+from adapters.bundling.folders import shipped_bundles
 from adapters.demo.report import curve, slices
 from adapters.demo.samples import Case, samples
 from adapters.files import case_name, write_whole
 from adapters.metrics import volume_scores
-from adapters.prompts import Prompts, centre_click
+from adapters.prompts import centre_click
 from adapters.scoring.page import Picture, Section, Table, as_html
 from adapters.transforms import LoadScand
 
-BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "soft_tissue_sarcoma_ct_samadapter_deepgrow"
+BUNDLE = shipped_bundles() / "soft_tissue_sarcoma_ct_samadapter_deepgrow"
 NUM_CLICKS, CLICK_ROUNDS, SEEDS = "[0,1,3]", 3, 2
 _LOSS = re.compile(r"Epoch: (\d+)/\d+, Iter: (\d+)/(\d+) -- train_loss: (\S+)")
 
@@ -75,7 +76,7 @@ def main(output: str | os.PathLike[str] = "demo", *, epochs: int = 20, bundle: s
     weights = bundle / "models" / "model.pt"
     if not weights.is_file():
         raise FileNotFoundError(
-            f"{weights} is not there; run the demo from a clone of the project that has its weights"
+            f"{weights} is not there: the demo needs a bundle with weights, such as the one that comes with the library"
         )
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -162,10 +163,14 @@ def _click(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
     requests, clicks = [], []
     for case in cases:
         label = _load(case.label)
-        point, point_label = centre_click(_mask(label), spacing=_spacing(label))
-        clicks.append(Prompts(point, point_label, "image", np.asarray(label.affine), tuple(label.shape[1:])))
+        click = replace(centre_click(_mask(label), spacing=_spacing(label)), affine=np.asarray(label.affine))
+        clicks.append(click)
         requests.append(
-            {"image": str(case.image.resolve()), "points": point.tolist(), "point_labels": point_label.tolist()}
+            {
+                "image": str(case.image.resolve()),
+                "points": click.points.tolist(),
+                "point_labels": click.labels.tolist(),
+            }
         )
     listed = folder / "clicks.json"
     listed.write_text(json.dumps(requests, indent=2) + "\n", encoding="utf-8")
