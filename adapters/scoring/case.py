@@ -80,8 +80,8 @@ def _name(batch: Mapping[str, Any]) -> str:
 class Prediction:
     """A predicted mask (D, H, W), its scores, those of each lesion (the largest first), and the prompts it came from.
 
-    ``lesions`` is empty where there is one at most. The prompts are in voxels of the image. ``log_odds`` (1, 1, D, H, W)
-    is None where no network was asked.
+    ``lesions`` is empty where there is one at most; prompts are in voxels of the image; ``log_odds`` (1, 1, D, H, W) is
+    None where no network was asked.
     """
 
     mask: np.ndarray
