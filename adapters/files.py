@@ -12,7 +12,7 @@ from pathlib import Path
 
 _CHUNK = 2**20  # bytes
 _HEAD = 2**16  # bytes that are searched for the end of a header
-_WHOLE = (".nii", ".nii.gz", ".dcm", ".npy", ".npz")  # what is all in one file
+_WHOLE = (".nii", ".nii.gz", ".dcm", ".npy", ".npz", ".png", ".jpg", ".jpeg")  # what is all in one file
 _HALVES = (".hdr", ".img", ".hdr.gz", ".img.gz", ".nii", ".nii.gz")  # what a reader may take for one or the other half
 
 
@@ -36,7 +36,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def case_name(path: str | os.PathLike) -> str:
     """What a case is called: the name of its file without the ending, the whole name of a folder.
 
-    Folders of DICOM, and files in them, are often named by numbers with dots, of which none is an ending.
+    Folders of DICOM, and files in them, are often named by numbers with dots, of which none is an ending. Where all
+    cases have files of one name (KiTS), a data list names them (`adapters.transforms.datalist.entry_name`).
     """
     path = Path(path)
     if path.is_dir():
@@ -66,10 +67,10 @@ def files_of_scan(path: Path) -> tuple[Path, ...] | None:
         path: a file or a folder that exists.
 
     Returns:
-        All files below a folder; a file that has everything in it (NIfTI, DICOM, NumPy's, MetaImage and NRRD with
-        their data); a header with the file of its voxels (MetaImage, NRRD, the two files of NIfTI or Analyze). None
-        where it cannot be told: another format, a file that is missing or cannot be read, a header that names a list
-        or a pattern of files.
+        All files below a folder; a file that has everything in it (NIfTI, DICOM, NumPy's, PNG, JPEG, MetaImage and
+        NRRD with their data); a header with the file of its voxels (MetaImage, NRRD, the two files of NIfTI or
+        Analyze). None where it cannot be told: another format, a file that is missing or cannot be read, a header that
+        names a list or a pattern of files.
     """
     if path.is_dir():
         return tuple(sorted(file for file in path.rglob("*") if file.is_file()))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from adapters.__main__ import main
-from adapters.label import APP, arrange, command, find_bundles
+from adapters.label import APP, answer_errors, arrange, command, find_bundles
 from adapters.label.server import environment
 
 
@@ -77,6 +77,13 @@ def test_without_monai_label_it_says_what_to_do(tmp_path: Path, capsys: pytest.C
         main(["label_server", "--studies", str(tmp_path)])
     assert ended.value.code == 2
     assert "MONAI Label is not in this environment: `make label-server STUDIES=DIR`" in capsys.readouterr().err
+
+
+def test_outside_of_a_server_no_errors_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "monailabel.app", raising=False)
+    loaded = set(sys.modules)
+    answer_errors()
+    assert set(sys.modules) == loaded
 
 
 def test_the_server_finds_its_programs_and_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

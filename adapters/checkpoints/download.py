@@ -1,6 +1,7 @@
 """SAM's official checkpoint files: where they are, how large, and how to get one whole.
 
-The standard library's urllib fetches them, because MONAI's `download_url` starts over after every break.
+The standard library's urllib fetches them: MONAI's `download_url` and pooch start over after every break, and SAM's
+largest file has 2.5 GB.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def download_verb(path: str | Path) -> str:
         path: where the file was looked for; its name tells which of SAM's it is, if it has the official name.
     """
     path = Path(path)
-    for name, wanted in WEIGHTS.items():
-        if wanted.file == path.name:
+    for name, weights in WEIGHTS.items():
+        if weights.file == path.name:
             return f"python -m adapters download {name} --output {shlex.quote(str(path.parent))}"
     return f"python -m adapters download {'|'.join(WEIGHTS)}"
 
@@ -118,31 +119,30 @@ def download_weights(name: str, output: str | Path = ".", *, url: str = "", prog
     """
     if name not in WEIGHTS:
         raise ValueError(f"weights {name!r} are unknown, expected one of {', '.join(WEIGHTS)}")
-    wanted = WEIGHTS[name]
-    source = f"{(url or wanted.url).rstrip('/')}/{wanted.file}"
+    weights = WEIGHTS[name]
+    source = f"{(url or weights.url).rstrip('/')}/{weights.file}"
     if urlsplit(source).scheme not in {"http", "https"} or not urlsplit(source).netloc:
-        raise ValueError(f"url is {url!r}, expected the http or https address of a folder that has {wanted.file}")
+        raise ValueError(f"url is {url!r}, expected the http or https address of a folder that has {weights.file}")
     folder = Path(output).expanduser()
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output is {str(output)!r}, which is a file: expected a folder for {wanted.file}")
+        raise ValueError(f"output is {str(output)!r}, which is a file: expected a folder for {weights.file}")
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / wanted.file
+    target = folder / weights.file
     if target.exists():
-        if wrong := _wrong(target, wanted):
-            raise ValueError(f"{target} is there already, but {wrong}: remove it to have it fetched")
+        if fault := _fault(target, weights):
+            raise ValueError(f"{target} is there already, but {fault}: remove it to have it fetched")
         logger.info("%s is there already", target)
         return target
-    part = folder / f"{wanted.file}.part"
-    tag = folder / f"{wanted.file}.part.etag"
+    part, tag = (folder / f"{weights.file}.part{ending}" for ending in ("", ".etag"))
     with part.open("ab") as file:
-        _lock(file, part)
-        _fetch(source, file, tag, target, wanted, progress=progress)
+        _lock(file)
+        _fetch(source, file, tag, target, weights, progress=progress)
         file.flush()
-        if wrong := _wrong(part, wanted):
+        if fault := _fault(part, weights):
             part.unlink()
             tag.unlink(missing_ok=True)
             raise ValueError(
-                f"what came from {source} {wrong}, and was removed: run it again, and if that does not help, this "
+                f"what came from {source} {fault}, and was removed: run it again, and if that does not help, this "
                 "address has another file"
             )
         part.replace(target)
@@ -150,16 +150,16 @@ def download_weights(name: str, output: str | Path = ".", *, url: str = "", prog
     return target
 
 
-def _wrong(path: Path, wanted: WeightFile) -> str:
+def _fault(path: Path, weights: WeightFile) -> str:
     """What is wrong with a file, empty if nothing is."""
-    if (size := path.stat().st_size) != wanted.size:
-        return f"has {size} bytes, expected {wanted.size}"
-    if (digest := file_hash(path, "sha256")) != wanted.sha256:
-        return f"has the sha256 {digest}, expected {wanted.sha256}"
+    if (size := path.stat().st_size) != weights.size:
+        return f"has {size} bytes, expected {weights.size}"
+    if (digest := file_hash(path, "sha256")) != weights.sha256:
+        return f"has the sha256 {digest}, expected {weights.sha256}"
     return ""
 
 
-def _lock(file: BinaryIO, path: Path) -> None:
+def _lock(file: BinaryIO) -> None:
     """Keeps other processes off a file until it is closed, where the system can do that."""
     try:
         import fcntl
@@ -168,79 +168,76 @@ def _lock(file: BinaryIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise OSError(f"another process is writing {path}: wait until it is done, or choose another folder") from error
-    except OSError as error:  # a file system without locks
-        logger.debug("%s is not locked: %s", path, error)
-
-
-def _fetch(source: str, file: BinaryIO, tag: Path, target: Path, wanted: WeightFile, *, progress: bool) -> None:
-    """Brings the file to its full size, from where it stands."""
-    have = file.seek(0, 2)
-    if have > wanted.size:
-        have = _empty(file)
-    if (free := shutil.disk_usage(target.parent).free) < wanted.size - have:
         raise OSError(
-            f"{target.parent} has {_mb(free)} free, but {wanted.file} needs {_mb(wanted.size - have)}: make room, or "
-            "choose another folder (output)"
+            f"another process is writing {file.name}: wait until it is done, or choose another folder (--output)"
+        ) from error
+    except OSError as error:  # a file system without locks
+        logger.debug("%s is not locked: %s", file.name, error)
+
+
+def _fetch(source: str, file: BinaryIO, tag: Path, target: Path, weights: WeightFile, *, progress: bool) -> None:
+    """Brings the file to its full size, from where it stands."""
+    if file.seek(0, 2) > weights.size:
+        _empty(file)
+    missing = weights.size - file.tell()
+    if (free := shutil.disk_usage(target.parent).free) < missing:
+        raise OSError(
+            f"{target.parent} has {_mb(free)} free, but {weights.file} needs {_mb(missing)}: make room, or choose "
+            "another folder (--output)"
         )
-    elsewhere = f"fetch that file ({_mb(wanted.size)}) where there is a network and put it at {target.absolute()}"
-    breaks, furthest, received = 0, have, False
+    by_hand = f"fetch that file ({_mb(weights.size)}) where there is a network and put it at {target.absolute()}"
+    other_address = f"{by_hand}, or name another address that has it (--url)"
+    breaks, furthest, answered = 0, file.tell(), False
     # the delay keeps the bar off the screen until something has come
     with tqdm(
-        desc=wanted.file,
-        total=wanted.size,
-        initial=have,
+        desc=weights.file,
+        total=weights.size,
+        initial=furthest,
         unit="B",
         unit_scale=True,
         disable=None if progress else True,
         delay=0.01,
     ) as bar:
-        while file.tell() < wanted.size:
+        while file.tell() < weights.size:
             try:
-                with _open(source, file, tag, wanted) as response:
-                    for chunk in _chunks(response, wanted.size - file.tell()):
-                        received = True
+                with _open(source, file, tag, weights) as response:
+                    for chunk in _chunks(response, weights.size - file.tell()):
+                        answered = True
                         _write(file, chunk)
                         bar.update(file.tell() - bar.n)
-                if file.tell() < wanted.size:
+                if file.tell() < weights.size:
                     raise _BrokenError("the connection was closed")
             except HTTPError as error:
-                raise OSError(
-                    f"{source} cannot be fetched ({error.code} {error.reason}): {elsewhere}, or name another address "
-                    "that has it (url)"
-                ) from error
+                raise OSError(f"{source} cannot be fetched ({error.code} {error.reason}): {other_address}") from error
             except _BrokenError as error:
-                if isinstance(error, _UnreachableError) and not received:
-                    raise OSError(
-                        f"{source} cannot be reached ({error}): {elsewhere}, or name another address that has it (url)"
-                    ) from error
+                if isinstance(error, _UnreachableError) and not answered:
+                    raise OSError(f"{source} cannot be reached ({error}): {other_address}") from error
                 breaks = 1 if file.tell() > furthest else breaks + 1
                 furthest = max(furthest, file.tell())
                 if breaks > _BREAKS:
                     raise OSError(
-                        f"the transfer of {source} broke off after {file.tell()} of {wanted.size} bytes ({error}): run "
-                        f"it again to go on from there, or {elsewhere}"
+                        f"the transfer of {source} broke off after {file.tell()} of {weights.size} bytes ({error}): "
+                        f"run it again to go on from there, or {by_hand}"
                     ) from error
-                logger.info("the transfer broke off after %d of %d bytes: %s", file.tell(), wanted.size, error)
+                logger.info("the transfer broke off after %d of %d bytes: %s", file.tell(), weights.size, error)
                 time.sleep(_WAIT_S * breaks)
 
 
-def _open(source: str, file: BinaryIO, tag: Path, wanted: WeightFile) -> HTTPResponse:
+def _open(source: str, file: BinaryIO, tag: Path, weights: WeightFile) -> HTTPResponse:
     """Asks for the file, or its rest; the file is emptied where the answer is the whole.
 
     Raises:
         _BrokenError: if there is no answer, or one that may be another later.
         HTTPError: if the server refuses.
-        ValueError: if the answer is not the wanted file.
+        ValueError: if the answer is not the right file.
     """
     headers = {"User-Agent": f"monai-sam-adapters/{__version__}", "Accept-Encoding": "identity"}
-    have = file.tell()
-    known = tag.read_text(encoding="ascii", errors="replace").strip() if have and tag.is_file() else ""
-    known = known if _STRONG_ETAG.fullmatch(known) else ""
-    if have:
-        headers["Range"] = f"bytes={have}-"
-        if known:
-            headers["If-Range"] = known
+    etag = ""
+    if start := file.tell():
+        headers["Range"] = f"bytes={start}-"
+        etag = tag.read_text(encoding="ascii", errors="replace").strip() if tag.is_file() else ""
+        if _STRONG_ETAG.fullmatch(etag):
+            headers["If-Range"] = etag
     try:
         response: HTTPResponse = urlopen(Request(source, headers=headers), timeout=_TIMEOUT_S)
     except HTTPError as error:
@@ -253,42 +250,38 @@ def _open(source: str, file: BinaryIO, tag: Path, wanted: WeightFile) -> HTTPRes
     except (OSError, HTTPException) as error:
         raise _UnreachableError(_reason(error)) from error
     try:
-        _check_answer(response, source, wanted)
-        given = response.headers.get("ETag", "")
+        sent = response.headers.get("ETag", "")
         if response.status == 206:
-            start = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            if start is None or int(start[1]) != have or (known and given and given != known):
+            part = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            _check_answer(response, part[2] if part else "*", source, weights)
+            if part is None or int(part[1]) != start or ("If-Range" in headers and sent and sent != etag):
                 _empty(file)
                 raise _BrokenError("the server sent another part than was asked for")
         else:
-            if have:
+            _check_answer(response, response.headers.get("Content-Length", "*"), source, weights)
+            if start:
                 logger.info("%s sends the file from its start", source)
             _empty(file)
             tag.unlink(missing_ok=True)
-            if _STRONG_ETAG.fullmatch(given):
-                tag.write_text(given, encoding="ascii")
+            if _STRONG_ETAG.fullmatch(sent):
+                tag.write_text(sent, encoding="ascii")
     except BaseException:
         response.close()
         raise
     return response
 
 
-def _check_answer(response: HTTPResponse, source: str, wanted: WeightFile) -> None:
-    """Refuses what cannot be the wanted file before a byte of it is taken."""
+def _check_answer(response: HTTPResponse, size: str, source: str, weights: WeightFile) -> None:
+    """Refuses what cannot be the right file, as its type and its size in bytes tell, before any of it is taken."""
     if response.headers.get_content_type() == "text/html":
         raise ValueError(
-            f"{source} answered with a web page instead of {wanted.file}: if the network wants a login, log in first; "
-            "else name another address that has the file (url)"
+            f"{source} answered with a web page instead of {weights.file}: if the network wants a login, log in first; "
+            "else name another address that has the file (--url)"
         )
-    if response.status == 206:
-        given = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        size = given[2] if given else "*"
-    else:
-        size = response.headers.get("Content-Length", "*")
-    if size.isdigit() and int(size) != wanted.size:
+    if size.isdigit() and int(size) != weights.size:
         raise ValueError(
-            f"{source} has {size} bytes, expected {wanted.size}: it is another file; name an address that has "
-            f"{wanted.file} (url)"
+            f"{source} has {size} bytes, expected {weights.size}: it is another file; name an address that has "
+            f"{weights.file} (--url)"
         )
 
 
@@ -315,18 +308,17 @@ def _write(file: BinaryIO, chunk: bytes) -> None:
         ) from error
 
 
-def _empty(file: BinaryIO) -> int:
+def _empty(file: BinaryIO) -> None:
     file.seek(0)
     file.truncate()
-    return 0
 
 
 def _reason(error: BaseException) -> str:
     """What an error of a connection or a disk says, without codes."""
     if isinstance(error, URLError) and isinstance(error.reason, BaseException):
         error = error.reason
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return said or type(error).__name__
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text or type(error).__name__
 
 
 def _mb(size: int) -> str:

@@ -1,4 +1,8 @@
-"""Unpacking an archive whole or not at all, and nothing outside its folder."""
+"""Unpacking an archive whole or not at all, and nothing outside its folder.
+
+MONAI's `safe_extract_member` checks each path. The rest is ours: MONAI's `extractall` and tarfile's data filter take a
+tar that was cut between two members for whole, overwrite a doubled member, and know neither free room nor progress.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,10 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import Any, NamedTuple
 
 from monai.apps.utils import safe_extract_member
 from tqdm import tqdm
@@ -32,7 +36,15 @@ _DAMAGED = (
     EOFError,
     RuntimeError,  # a password
 )
-Member = zipfile.ZipInfo | tarfile.TarInfo
+
+
+class Member(NamedTuple):
+    """A file in an archive: its path, its size in bytes, what the library knows of it, and what opens it."""
+
+    name: str
+    size: int
+    info: zipfile.ZipInfo | tarfile.TarInfo
+    open: Callable[[Any], Any]
 
 
 def is_archive(path: Path) -> bool:
@@ -59,8 +71,8 @@ def contents(archive: Path) -> list[str]:
         FileNotFoundError: there is no such file.
         ValueError: it is no archive, or is truncated or damaged.
     """
-    with _explained(archive), _opened(archive) as opened:
-        return [_name(member) for member in _members(opened)]
+    with _explained(archive), _opened(archive) as members:
+        return [member.name for member in members]
 
 
 def unpack(archive: Path, folder: Path) -> Path:
@@ -123,43 +135,37 @@ def _explained(archive: Path) -> Iterator[None]:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    with _opened(archive) as opened:
-        members = _members(opened)
+    with _opened(archive) as members:
         places = _places(members, folder)
-        needed = sum(_size(member) for member in members)
+        needed = sum(member.size for member in members)
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise OSError(errno.ENOSPC, f"{archive.name} needs {needed} bytes, {free} are free")
         with tqdm(desc=archive.name, total=needed, unit="B", unit_scale=True) as progress:
-            for member, place in zip(members, places, strict=True):
+            for place, member in places.items():
                 place.parent.mkdir(parents=True, exist_ok=True)
-                with _content(opened, member) as source, place.open("xb") as file:
+                with member.open(member.info) as source, place.open("xb") as file:
                     while chunk := source.read(_CHUNK):
                         file.write(chunk)
                         progress.update(len(chunk))
 
 
 @contextmanager
-def _opened(archive: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
+def _opened(archive: Path) -> Iterator[list[Member]]:
+    """The files of the data: no folders (they are made for their files), and nothing that only macOS wants."""
     if archive.name.lower().endswith(".zip"):
         with zipfile.ZipFile(archive) as zipped:
-            yield zipped
-    else:
-        with tarfile.open(archive) as tar:
-            yield tar
-
-
-def _members(opened: zipfile.ZipFile | tarfile.TarFile) -> list[Member]:
-    """The files of the data: no folders (they are made for their files), and nothing that only macOS wants."""
-    if isinstance(opened, zipfile.ZipFile):
-        return [member for member in opened.infolist() if not member.is_dir() and _wanted(member.filename)]
-    members: list[Member] = [member for member in opened if not member.isdir() and _wanted(member.name)]
-    # a tar that was cut between two members reads like a whole one, but for the block of zeros at its end
-    if opened.fileobj is not None:
-        opened.fileobj.seek(opened.offset)
-        if opened.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-            raise tarfile.ReadError("there is no mark where a tar ends")
-    return members
+            files = [Member(info.filename, info.file_size, info, zipped.open) for info in zipped.infolist()]
+            yield [file for file in files if _wanted(file.name) and not file.name.endswith("/")]
+        return
+    with tarfile.open(archive) as tar:
+        files = [Member(info.name, info.size, info, tar.extractfile) for info in tar if not info.isdir()]
+        # a tar that was cut between two members reads like a whole one, but for the block of zeros at its end
+        if tar.fileobj is not None:
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("there is no mark where a tar ends")
+        yield [file for file in files if _wanted(file.name)]
 
 
 def _wanted(name: str) -> bool:
@@ -167,35 +173,18 @@ def _wanted(name: str) -> bool:
     return "__MACOSX" not in parts and not parts[-1].startswith("._") and parts[-1] != ".DS_Store"
 
 
-def _name(member: Member) -> str:
-    return member.filename if isinstance(member, zipfile.ZipInfo) else member.name
-
-
-def _size(member: Member) -> int:
-    return member.file_size if isinstance(member, zipfile.ZipInfo) else member.size
-
-
-def _places(members: list[Member], folder: Path) -> list[Path]:
-    """Where each member goes: inside the folder, and no two at one place."""
-    places: dict[str, str] = {}
+def _places(members: list[Member], folder: Path) -> dict[Path, Member]:
+    """The members by where they go: inside the folder, and no two to one place."""
+    places: dict[Path, Member] = {}
     for member in members:
-        name = _name(member)
-        if isinstance(member, tarfile.TarInfo) and not (member.isfile() or member.issym() or member.islnk()):
+        name, info = member.name, member.info
+        if isinstance(info, tarfile.TarInfo) and not (info.isfile() or info.issym() or info.islnk()):
             raise ValueError(f"{name!r} in the archive is neither a file nor a folder; nothing was unpacked")
         try:
-            place = str(safe_extract_member(member, str(folder)))
+            place = Path(safe_extract_member(info, str(folder)))
         except ValueError as error:
             raise ValueError(f"{name!r} in the archive is refused, nothing was unpacked: {error}") from error
         if place in places:
             raise ValueError(f"{name!r} is in the archive twice, nothing was unpacked; expected each file once")
-        places[place] = name
-    return [Path(place) for place in places]
-
-
-def _content(opened: zipfile.ZipFile | tarfile.TarFile, member: Member) -> IO[bytes]:
-    if isinstance(opened, zipfile.ZipFile):
-        return opened.open(member)  # type: ignore[arg-type]
-    content = opened.extractfile(member)  # type: ignore[arg-type]
-    if content is None:
-        raise tarfile.ReadError(f"{member!r} has no content")
-    return content
+        places[place] = member
+    return places

@@ -1,47 +1,45 @@
-"""A user's mistake as the answer of a web server.
+"""A user's mistake as the answer of MONAI Label's server.
 
-MONAI Label runs transforms and inferers while a client waits. Its server, FastAPI, tells the client of an exception
-that it knows, and of any other only "Internal Server Error". So where FastAPI is loaded, a mistake is raised as an
-exception that it knows too. Everywhere else nothing changes.
+Transforms, networks and inferers raise `ValueError` and `FileNotFoundError` with a sentence. Uncaught, they would reach
+a client of the server as "Internal Server Error". A bundle's configuration calls `answer_errors` before its first
+transform, so the stock app answers with the sentence too.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+import traceback
 from typing import Any
 
-__all__ = ["answering"]
+__all__ = ["answer_errors"]
 
 _STATUS = {ValueError: 400, FileNotFoundError: 404}
+_LIBRARY = __name__.partition(".")[0]
 
 
-@contextmanager
-def answering() -> Iterator[None]:
-    """Let a `ValueError` or `FileNotFoundError` out as one that FastAPI, if it is loaded, answers with its sentence.
+def answer_errors() -> None:
+    """Have MONAI Label's running server answer this library's errors; outside of a server nothing happens.
 
-    It stays a `ValueError` (status 400) or `FileNotFoundError` (404) with the same message. Serves as a decorator too.
+    A `ValueError` becomes status 400 and a `FileNotFoundError` 404, with the message as FastAPI's ``detail``. Errors
+    that another library raises stay the server's own. Calling it again changes nothing.
     """
-    try:
-        yield
-    except tuple(_STATUS) as err:
-        fastapi = sys.modules.get("fastapi")
-        if fastapi is None or isinstance(err, fastapi.HTTPException):
-            raise
-        kind = FileNotFoundError if isinstance(err, FileNotFoundError) else ValueError
-        raise _answer(kind, fastapi.HTTPException)(str(err)) from err
+    server = sys.modules.get("monailabel.app")
+    if server is None:
+        return
+    from starlette.middleware.exceptions import ExceptionMiddleware
+
+    layer = server.app.middleware_stack  # the app's own handlers are read once, before it starts
+    while not isinstance(layer, ExceptionMiddleware):
+        layer = layer.app
+    for kind in _STATUS:
+        layer.add_exception_handler(kind, _answer)
 
 
-@cache
-def _answer(kind: type[Exception], http_exception: type[Exception]) -> type[Exception]:
-    """An exception that is both a user's mistake and an answer."""
+async def _answer(_: Any, error: Exception) -> Any:
+    from starlette.responses import JSONResponse
 
-    def start(self: Any, message: str) -> None:
-        kind.__init__(self, message)
-        self.status_code, self.detail, self.headers = _STATUS[kind], message, None
-
-    return type(
-        f"Answered{kind.__name__}", (kind, http_exception), {"__init__": start, "__str__": lambda self: self.detail}
-    )
+    *_, (raised_in, _) = traceback.walk_tb(error.__traceback__)
+    if raised_in.f_globals["__name__"].partition(".")[0] != _LIBRARY:
+        raise error
+    status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+    return JSONResponse({"detail": str(error)}, status)

@@ -1,7 +1,19 @@
-"""The click with its frame, and simulated users who place clicks."""
+"""What a user says of an image: clicks, boxes and phrases with their frame; and simulated users who place clicks."""
 
-from .prompts import Clicks, Frame, check_affine, check_points, move_points, pad_clicks
-from .users import (
+from adapters.prompts.prompts import (
+    OFF_LESION,
+    ON_LESION,
+    PADDING,
+    Frame,
+    Prompts,
+    check_affine,
+    check_boxes,
+    check_points,
+    move_points,
+    prompt_tensors,
+)
+from adapters.prompts.tensors import PromptTensors
+from adapters.prompts.users import (
     USERS,
     ClickPolicy,
     centre_click,
@@ -14,18 +26,23 @@ from .users import (
 )
 
 __all__ = [
+    "OFF_LESION",
+    "ON_LESION",
+    "PADDING",
     "USERS",
     "ClickPolicy",
-    "Clicks",
     "Frame",
+    "PromptTensors",
+    "Prompts",
     "centre_click",
     "check_affine",
+    "check_boxes",
     "check_points",
     "click_policy",
     "margin_click",
     "move_points",
     "next_click",
-    "pad_clicks",
+    "prompt_tensors",
     "random_clicks",
     "stray_clicks",
     "surrounding_click",

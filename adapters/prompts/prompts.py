@@ -1,16 +1,21 @@
-"""A set of clicks that carries its frame and moves between frames through affines.
+"""The prompts of one image: points, boxes and phrases that carry their frame and move between frames.
 
 The frames and the axis order are explained once, in ``docs/explanation/frames.md``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
+
+from adapters.prompts.tensors import PromptTensors
 
 Frame = Literal["image", "crop", "world"]
 """``image``: voxels of an image's own grid. ``crop``: voxels of a network input. ``world``: mm, RAS+."""
@@ -19,209 +24,319 @@ FRAMES: tuple[str, ...] = get_args(Frame)
 ON_LESION, OFF_LESION, PADDING = 1, 0, -1
 # The volume of a voxel, relative to that of a box with the same edges, below which an affine counts as singular.
 _SINGULAR = 1e-6
+_COUNT = {2: "two", 3: "three"}
+_PHRASES = ("points", "boxes", "text")
+
+
+class Region(Protocol):
+    """A part of a grid: its first voxel and its size along each axis, in voxels."""
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """First voxel; negative where the part hangs over the grid."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Voxels along each axis."""
+        ...
 
 
 def _to_numpy(values: Any) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
-def check_affine(affine: Any, *, name: str = "affine") -> np.ndarray:
+def check_affine(affine: Any, *, name: str = "affine", spatial_dims: int = 3) -> np.ndarray:
     """Check that a matrix maps voxels to world and back.
 
     Args:
-        affine: (4, 4) voxel indices to world mm (RAS+).
+        affine: (n + 1, n + 1) voxel indices to world mm (RAS+), for n axes.
         name: what to call it in an error.
+        spatial_dims: n, 2 or 3.
 
     Returns:
-        (4, 4) float64 copy.
+        (n + 1, n + 1) float64 copy.
 
     Raises:
-        ValueError: not (4, 4), not finite, last row not (0, 0, 0, 1), or singular.
+        ValueError: another shape, not finite, last row not (0, ..., 0, 1), or singular.
     """
+    n = spatial_dims
     try:
         matrix = np.array(_to_numpy(affine), dtype=np.float64)
     except (TypeError, ValueError) as err:
-        raise ValueError(f"{name} is {affine!r}, expected a (4, 4) matrix of numbers: voxels to world in mm") from err
-    if matrix.shape != (4, 4):
-        raise ValueError(f"{name} has shape {matrix.shape}, expected (4, 4): voxels to world in mm")
+        raise ValueError(
+            f"{name} is {affine!r}, expected a {(n + 1, n + 1)} matrix of numbers: voxels to world in mm"
+        ) from err
+    if matrix.shape != (n + 1, n + 1):
+        raise ValueError(f"{name} has shape {matrix.shape}, expected {(n + 1, n + 1)}: voxels to world in mm")
     if not np.isfinite(matrix).all():
         raise ValueError(f"{name} is not finite: {matrix.tolist()}; repair the image's header")
-    if not np.allclose(matrix[3], (0, 0, 0, 1)):
-        raise ValueError(f"{name} has the last row {matrix[3].tolist()}, expected [0, 0, 0, 1]")
-    edges = np.linalg.norm(matrix[:3, :3], axis=0)
-    if edges.min() == 0 or abs(np.linalg.det(matrix[:3, :3] / edges)) < _SINGULAR:
+    last_row = [0] * n + [1]
+    if not np.allclose(matrix[n], last_row):
+        raise ValueError(f"{name} has the last row {matrix[n].tolist()}, expected {last_row}")
+    edges = np.linalg.norm(matrix[:n, :n], axis=0)
+    if edges.min() == 0 or abs(np.linalg.det(matrix[:n, :n] / edges)) < _SINGULAR:
         raise ValueError(
-            f"{name} is singular: {matrix[:3].tolist()}; expected three independent axes with a spacing above 0 mm, "
-            "repair the image's header (sform and qform in NIfTI)"
+            f"{name} is singular: {matrix[:n].tolist()}; expected {_COUNT[n]} independent axes with a spacing above "
+            "0 mm, repair the image's header (sform and qform in NIfTI)"
         )
     return matrix
 
 
-def check_points(points: Any, labels: Any = None, *, name: str = "clicks") -> tuple[np.ndarray, np.ndarray]:
+def check_points(
+    points: Any, labels: Any = None, *, name: str = "clicks", spatial_dims: int = 3
+) -> tuple[np.ndarray, np.ndarray]:
     """Check the form of clicks: shape, finite, labels, equal length. Frame and grid are not looked at.
 
     Args:
-        points: (N, 3) coordinates, N >= 0; an empty list is N = 0.
+        points: (N, n) coordinates in any frame, N >= 0; an empty list is N = 0.
         labels: (N,) 1 on the lesion, 0 off it, -1 padding. None: all 1.
         name: what to call them in an error.
+        spatial_dims: n, 2 or 3.
 
     Returns:
-        (N, 3) float64 and (N,) int64 copies.
+        (N, n) float64 and (N,) int64 copies.
 
     Raises:
         ValueError: any of these is wrong.
     """
+    n, indices = spatial_dims, "ijk"[:spatial_dims]
+    one = f"[{', '.join(indices)}]"
     try:
-        xyz = np.array(_to_numpy(points), dtype=np.float64)
+        coordinates = np.array(_to_numpy(points), dtype=np.float64)
     except (TypeError, ValueError) as err:
-        raise ValueError(f"{name}: points are {points!r}, expected a list of [i, j, k] numbers") from err
-    if xyz.size == 0 and xyz.ndim <= 2 and (xyz.ndim < 2 or xyz.shape[0] == 0):
-        xyz = np.zeros((0, 3))
-    if xyz.ndim != 2 or xyz.shape[1] != 3:
-        raise ValueError(f"{name}: points have shape {xyz.shape}, expected (N, 3): one [i, j, k] for each click")
-    if not np.isfinite(xyz).all():
-        bad = int(np.flatnonzero(~np.isfinite(xyz).all(axis=1))[0])
-        raise ValueError(f"{name}: click {bad} is {xyz[bad].tolist()}, expected finite coordinates")
+        raise ValueError(f"{name}: points are {points!r}, expected a list of {one} numbers") from err
+    if coordinates.size == 0 and coordinates.ndim <= 2 and (coordinates.ndim < 2 or coordinates.shape[0] == 0):
+        coordinates = np.zeros((0, n))
+    if coordinates.ndim != 2 or coordinates.shape[1] != n:
+        raise ValueError(f"{name}: points have shape {coordinates.shape}, expected (N, {n}): one {one} for each click")
+    if not np.isfinite(coordinates).all():
+        bad = int(np.flatnonzero(~np.isfinite(coordinates).all(axis=1))[0])
+        raise ValueError(f"{name}: click {bad} is {coordinates[bad].tolist()}, expected finite coordinates")
     if labels is None:
-        return xyz, np.full(len(xyz), ON_LESION, dtype=np.int64)
+        return coordinates, np.full(len(coordinates), ON_LESION, dtype=np.int64)
     try:
         given = np.array(_to_numpy(labels), dtype=np.float64)
     except (TypeError, ValueError) as err:
         raise ValueError(f"{name}: labels are {labels!r}, expected a list of 1, 0 or -1") from err
     if given.ndim != 1:
         raise ValueError(f"{name}: labels have shape {given.shape}, expected (N,): one label for each click")
-    if len(given) != len(xyz):
-        raise ValueError(f"{name}: {len(xyz)} points but {len(given)} labels, expected one label for each point")
+    if len(given) != len(coordinates):
+        raise ValueError(
+            f"{name}: {len(coordinates)} points but {len(given)} labels, expected one label for each point"
+        )
     wrong = ~np.isin(given, (ON_LESION, OFF_LESION, PADDING))
     if wrong.any():
         raise ValueError(
             f"{name}: label {given[wrong][0]:g} of click {int(np.flatnonzero(wrong)[0])}, "
             "expected 1 (on the lesion), 0 (off it) or -1 (padding)"
         )
-    return xyz, given.astype(np.int64)
+    return coordinates, given.astype(np.int64)
+
+
+def check_boxes(boxes: Any, *, name: str = "boxes", spatial_dims: int = 3) -> np.ndarray:
+    """Check the form of boxes: shape, finite, lowest corner not above the highest.
+
+    Args:
+        boxes: (M, 2, n) the lowest and the highest voxel centre of each box in any frame, M >= 0.
+        name: what to call them in an error.
+        spatial_dims: n, 2 or 3.
+
+    Returns:
+        (M, 2, n) float64 copy.
+
+    Raises:
+        ValueError: any of these is wrong.
+    """
+    expected = f"(M, 2, {spatial_dims}): the lowest and the highest voxel of each box"
+    try:
+        corners = np.array(_to_numpy(boxes), dtype=np.float64)
+    except (TypeError, ValueError) as err:
+        raise ValueError(f"{name} are {boxes!r}, expected numbers {expected}") from err
+    if corners.size == 0 and len(corners.shape) <= 3:
+        corners = np.zeros((0, 2, spatial_dims))
+    if corners.ndim != 3 or corners.shape[1:] != (2, spatial_dims):
+        raise ValueError(f"{name} have shape {corners.shape}, expected {expected}")
+    wrong = ~np.isfinite(corners).all(axis=(1, 2)) | (corners[:, 0] > corners[:, 1]).any(axis=1)
+    if wrong.any():
+        first = int(np.flatnonzero(wrong)[0])
+        raise ValueError(
+            f"{name}: box {first} is {corners[first].tolist()}, expected finite numbers, the lowest voxel first"
+        )
+    return corners
 
 
 def move_points(points: np.ndarray, affine_from: np.ndarray | None, affine_to: np.ndarray | None) -> np.ndarray:
     """Move points between grids: ``inv(affine_to) @ affine_from @ [p, 1]``.
 
     Args:
-        points: (N, 3) in voxels of the first grid (mm if ``affine_from`` is None).
-        affine_from: (4, 4) voxels of the first grid to world mm. None: the points are in world.
-        affine_to: (4, 4) voxels of the second grid to world mm. None: world is wanted.
+        points: (N, n) in voxels of the first grid (mm if ``affine_from`` is None).
+        affine_from: (n + 1, n + 1) voxels of the first grid to world mm. None: the points are in world.
+        affine_to: (n + 1, n + 1) voxels of the second grid to world mm. None: world is wanted.
 
     Returns:
-        (N, 3) float64 in voxels of the second grid (mm if ``affine_to`` is None).
+        (N, n) float64 in voxels of the second grid (mm if ``affine_to`` is None).
 
     Raises:
         ValueError: an affine that :func:`check_affine` refuses.
     """
-    matrix = np.eye(4) if affine_from is None else check_affine(affine_from)
+    points = np.asarray(points, dtype=np.float64)
+    n = points.shape[1]
+    matrix = np.eye(n + 1) if affine_from is None else check_affine(affine_from, spatial_dims=n)
     if affine_to is not None:
-        matrix = np.linalg.solve(check_affine(affine_to), matrix)
-    return np.asarray(points, dtype=np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
+        matrix = np.linalg.solve(check_affine(affine_to, spatial_dims=n), matrix)
+    return points @ matrix[:n, :n].T + matrix[:n, n]
+
+
+def _move_boxes(boxes: np.ndarray, affine_from: np.ndarray | None, affine_to: np.ndarray | None) -> np.ndarray:
+    """The boxes (M, 2, n) round the moved corners; the same boxes where the grids' axes are parallel."""
+    if not len(boxes):
+        return boxes
+    corners = [
+        move_points(np.stack([boxes[:, end, axis] for axis, end in enumerate(ends)], axis=1), affine_from, affine_to)
+        for ends in product((0, 1), repeat=boxes.shape[2])
+    ]
+    return np.stack([np.min(corners, axis=0), np.max(corners, axis=0)], axis=1)
+
+
+def _empty() -> np.ndarray:
+    return np.zeros(0)
 
 
 @dataclass(frozen=True, eq=False)
-class Clicks:
-    """Clicks in one frame, checked when they are made and never changed afterwards.
+class Prompts:
+    """The prompts of one image in one frame, checked when they are made and never changed afterwards.
 
     Voxel centres lie at integers and fractions are allowed: a grid of ``size`` voxels covers [-0.5, size - 0.5]
-    along each axis. The coordinates follow the axis order of the array that the frame belongs to.
+    along each axis. The coordinates follow the axis order of the array that the frame belongs to, which has n = 2 or 3
+    axes.
 
     Args:
-        points: (N, 3) coordinates: voxels in the frames ``image`` and ``crop``, mm (RAS+) in ``world``.
-        labels: (N,) 1 on the lesion, 0 off it, -1 padding.
+        points: (N, n) clicks: voxels in the frames ``image`` and ``crop``, mm (RAS+) in ``world``; lists, arrays and
+            tensors are taken.
+        labels: (N,) 1 on the lesion, 0 off it, -1 padding. None: all 1.
         frame: ``image`` (voxels of an image's own grid), ``crop`` (voxels of a network input) or ``world``.
-        affine: (4, 4) voxels of the frame's grid to world mm (RAS+); needed in voxel frames, None in ``world``.
-        shape: size of the grid in voxels along its three axes. When given, every click that is not padding must
-            lie inside it. None in ``world``.
+        affine: (n + 1, n + 1) voxels of the frame's grid to world mm (RAS+). None in ``world``, and for a grid of
+            which it is not known where it lies: such prompts cannot be moved.
+        shape: size of the grid in voxels along its axes. When given, every click that is not padding, and every box,
+            must lie inside it. None in ``world``.
+        boxes: (M, 2, n) the lowest and the highest voxel centre of each box.
+        phrases: what is looked for, in words.
+        target: name of what is to be segmented, for networks that know several; None: the lesion.
 
     Raises:
-        ValueError: unknown frame, points not (N, 3) or not finite, a label other than 1, 0 or -1, lengths that
-            differ, an affine that is missing or singular, a click outside the grid.
+        ValueError: unknown frame, points or boxes of another shape or not finite, a label other than 1, 0 or -1,
+            lengths that differ, a singular affine, a click or a box outside the grid, a phrase that is no text.
     """
 
-    points: np.ndarray
-    labels: np.ndarray
-    frame: Frame
+    points: Any = field(default_factory=_empty)
+    labels: Any = None
+    frame: Frame = "image"
     affine: np.ndarray | None = None
     shape: tuple[int, ...] | None = None
+    boxes: Any = field(default_factory=_empty)
+    phrases: Sequence[str] = ()
+    target: str | None = None
 
     def __post_init__(self) -> None:
         if self.frame not in FRAMES:
             raise ValueError(f"frame {self.frame!r} is unknown, expected one of {', '.join(FRAMES)}")
-        points, labels = check_points(self.points, self.labels)
+        if self.frame == "world" and (self.affine is not None or self.shape is not None):
+            raise ValueError("prompts in the world frame have no grid: leave affine and shape out")
+        n = self._axes()
+        points, labels = check_points(self.points, self.labels, spatial_dims=n)
+        boxes = check_boxes(self.boxes, spatial_dims=n)
         affine: np.ndarray | None = None
-        if self.frame == "world":
-            if self.affine is not None or self.shape is not None:
-                raise ValueError("clicks in the world frame have no grid: leave affine and shape out")
-        elif self.affine is None:
-            raise ValueError(
-                f"clicks in the {self.frame!r} frame need the affine of their grid (4, 4), got None; "
-                "give image.affine, or frame='world' if they are in mm"
-            )
-        else:
-            affine = check_affine(self.affine, name=f"affine of the {self.frame!r} frame")
+        if self.affine is not None:
+            affine = check_affine(self.affine, name=f"affine of the {self.frame!r} frame", spatial_dims=n)
         shape: tuple[int, ...] | None = None
         if self.shape is not None:
             shape = tuple(int(size) for size in self.shape)
-            if len(shape) != 3 or min(shape) < 1:
-                raise ValueError(f"shape is {shape}, expected three sizes of at least 1 voxel")
-            self._check_inside(points, labels, shape)
-        for array in (points, labels, affine):
+            if len(shape) != n or min(shape) < 1:
+                raise ValueError(f"shape is {shape}, expected {_COUNT[n]} sizes of at least 1 voxel")
+            self._check_inside("click", points[labels != PADDING], np.flatnonzero(labels != PADDING), shape)
+            self._check_inside("box", boxes.reshape(-1, n), np.repeat(np.arange(len(boxes)), 2), shape)
+        if isinstance(self.phrases, str) or not all(isinstance(phrase, str) and phrase for phrase in self.phrases):
+            raise ValueError(f"phrases are {self.phrases!r}, expected a list of texts that are not empty")
+        for array in (points, labels, boxes, affine):
             if array is not None:
                 array.setflags(write=False)
-        object.__setattr__(self, "points", points)
-        object.__setattr__(self, "labels", labels)
+        for name, value in (("points", points), ("labels", labels), ("boxes", boxes)):
+            object.__setattr__(self, name, value)
         object.__setattr__(self, "affine", affine)
         object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "phrases", tuple(self.phrases))
 
-    def _check_inside(self, points: np.ndarray, labels: np.ndarray, shape: tuple[int, ...]) -> None:
-        outside = (points < -0.5) | (points > np.asarray(shape) - 0.5)
-        bad = outside.any(axis=1) & (labels != PADDING)
-        if bad.any():
-            first = int(np.flatnonzero(bad)[0])
+    def _axes(self) -> int:
+        """The number of axes that most of affine, shape, points and boxes have; 3 if none tells."""
+        votes: list[int] = []
+        for values, more in ((self.affine, 1), (self.points, 0), (self.boxes, 0)):
+            try:
+                array = _to_numpy([] if values is None else values)
+            except ValueError:  # lists of different lengths, which the checks of each name
+                continue
+            votes += [array.shape[-1] - more] if array.ndim >= 2 and array.size else []
+        votes += [] if self.shape is None else [len(self.shape)]
+        return next((n for n, _ in Counter(votes).most_common() if n in _COUNT), 3)
+
+    def _check_inside(self, kind: str, points: np.ndarray, numbers: np.ndarray, shape: tuple[int, ...]) -> None:
+        outside = ((points < -0.5) | (points > np.asarray(shape) - 0.5)).any(axis=1)
+        if outside.any():
+            first = int(np.flatnonzero(outside)[0])
             raise ValueError(
-                f"click {first} at {points[first].tolist()} is outside the grid of shape {shape} ({self.frame!r} "
-                f"frame), expected each coordinate from -0.5 to the size - 0.5; give voxels in the array's own "
-                "order of axes"
+                f"{kind} {numbers[first]} at {points[first].tolist()} is outside the grid of shape {shape} "
+                f"({self.frame!r} frame), expected each coordinate from -0.5 to the size - 0.5; give voxels in the "
+                "array's own order of axes"
             )
 
-    @classmethod
-    def from_points(
-        cls,
-        points: Sequence[Sequence[float]] | np.ndarray | torch.Tensor,
-        labels: Sequence[int] | np.ndarray | torch.Tensor | None = None,
-        *,
-        frame: Frame = "image",
-        affine: np.ndarray | torch.Tensor | None = None,
-        shape: Sequence[int] | None = None,
-    ) -> Clicks:
-        """Make clicks from lists, arrays or tensors; labels left out are all 1 (on the lesion).
+    @property
+    def spatial_dims(self) -> int:
+        """Number of axes, 2 or 3."""
+        return int(self.points.shape[1])
 
-        Args and Raises: as for the class.
-        """
-        xyz, given = check_points(points, labels)
-        matrix = None if affine is None else _to_numpy(affine)
-        return cls(xyz, given, frame, matrix, None if shape is None else tuple(shape))
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What there is, of ``points`` (padding is none), ``boxes`` and ``text``."""
+        present = (bool((self._marks != PADDING).any()), len(self.boxes) > 0, len(self.phrases) > 0)
+        return frozenset(kind for kind, is_there in zip(_PHRASES, present, strict=True) if is_there)
+
+    @property
+    def _marks(self) -> np.ndarray:
+        """The labels, which are an array once the prompts are made."""
+        return np.asarray(self.labels)
+
+    @property
+    def on_lesion(self) -> np.ndarray:
+        """(N1, n), the points with label 1."""
+        return self.points[self._marks == ON_LESION]
 
     def __len__(self) -> int:
+        """The number of clicks, padding among them."""
         return len(self.points)
 
-    def expect(self, frame: Frame) -> Clicks:
-        """Return self if the clicks are in ``frame``.
+    def expect(self, frame: Frame) -> Prompts:
+        """Return self if the prompts are in ``frame``.
 
         Raises:
             ValueError: they are in another frame.
         """
         if self.frame != frame:
             how = "to_world()" if frame == "world" else f"to_voxel(affine, frame={frame!r})"
-            raise ValueError(f"clicks are in the {self.frame!r} frame, expected {frame!r}; convert them with {how}")
+            raise ValueError(f"prompts are in the {self.frame!r} frame, expected {frame!r}; convert them with {how}")
         return self
 
-    def to_world(self) -> Clicks:
-        """The same clicks in world mm (RAS+)."""
-        return Clicks(move_points(self.points, self.affine, None), self.labels, "world")
+    def without_padding(self) -> Prompts:
+        """The same prompts without the clicks of label -1."""
+        real = self._marks != PADDING
+        return self if real.all() else replace(self, points=self.points[real], labels=self._marks[real])
+
+    def to_world(self) -> Prompts:
+        """The same prompts in world mm (RAS+); of a box, that round its moved corners.
+
+        Raises:
+            ValueError: the affine is not known.
+        """
+        return self._moved(None, frame="world", shape=None)
 
     def to_voxel(
         self,
@@ -229,76 +344,176 @@ class Clicks:
         *,
         shape: Sequence[int] | None = None,
         frame: Literal["image", "crop"] = "crop",
-    ) -> Clicks:
-        """The same clicks in the voxels of another grid.
+    ) -> Prompts:
+        """The same prompts in the voxels of another grid; of a box, that round its moved corners.
 
         Args:
-            affine: (4, 4) voxels of that grid to world mm (RAS+).
-            shape: size of that grid in voxels; when given, the clicks must lie inside.
+            affine: (n + 1, n + 1) voxels of that grid to world mm (RAS+).
+            shape: size of that grid in voxels; when given, the prompts must lie inside.
             frame: the frame of that grid.
 
         Raises:
-            ValueError: a singular affine, ``frame`` not a voxel frame, a click outside ``shape``.
+            ValueError: a singular affine, ``frame`` not a voxel frame, a prompt outside ``shape``, or the prompts' own
+                affine is not known.
         """
         if frame not in ("image", "crop"):
             raise ValueError(f"frame is {frame!r}, expected a voxel frame, 'image' or 'crop'; use to_world() for mm")
-        matrix = check_affine(affine, name=f"affine of the {frame!r} frame")
-        moved = move_points(self.points, self.affine, matrix)
-        return Clicks(moved, self.labels, frame, matrix, None if shape is None else tuple(shape))
+        matrix = check_affine(affine, name=f"affine of the {frame!r} frame", spatial_dims=self.spatial_dims)
+        return self._moved(matrix, frame=frame, shape=None if shape is None else tuple(shape))
 
-    def with_click(self, point: Sequence[float] | np.ndarray, label: int = ON_LESION) -> Clicks:
-        """These clicks and one more, given in the same frame.
+    def _moved(self, affine: np.ndarray | None, *, frame: Frame, shape: tuple[int, ...] | None) -> Prompts:
+        if self.frame != "world" and self.affine is None:
+            raise ValueError(
+                f"prompts in the {self.frame!r} frame need the affine of their grid to be moved, got None; give "
+                "image.affine, or frame='world' if they are in mm"
+            )
+        return replace(
+            self,
+            points=move_points(self.points, self.affine, affine),
+            boxes=_move_boxes(self.boxes, self.affine, affine),
+            frame=frame,
+            affine=affine,
+            shape=shape,
+        )
+
+    def inside(self, region: Region) -> Prompts:
+        """The prompts in a part of the grid, in its voxels (frame ``crop``).
 
         Args:
-            point: (3,) coordinates in this frame.
-            label: 1 on the lesion, 0 off it.
-        """
-        xyz, given = check_points([point], [label])
-        points, labels = np.concatenate([self.points, xyz]), np.concatenate([self.labels, given])
-        return Clicks(points, labels, self.frame, self.affine, self.shape)
-
-    def as_tensors(self, device: torch.device | str | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The form that networks (frame ``crop``) and inferers (frame ``image``) take.
-
-        Args:
-            device: where to put them.
+            region: its ``start`` and ``size`` along each axis, in voxels of this frame.
 
         Returns:
-            clicks (1, N, 3) float32 in voxels and labels (1, N) int64.
+            The clicks and the boxes that lie in the region, boxes cut to it, and all phrases.
 
         Raises:
-            ValueError: the clicks are in world.
+            ValueError: the prompts are in world.
         """
+        self._expect_voxels()
+        start, size = np.asarray(region.start), np.asarray(region.size)
+        points = self.points - start
+        boxes = self.boxes - start
+        held = np.all((points >= -0.5) & (points <= size - 0.5), axis=1)
+        met = np.all((boxes[:, 1] >= -0.5) & (boxes[:, 0] <= size - 0.5), axis=1)
+        affine = self.affine
+        if affine is not None:
+            affine = affine.copy()
+            affine[:-1, -1] += affine[:-1, :-1] @ start
+        return replace(
+            self,
+            points=points[held],
+            labels=self._marks[held],
+            boxes=np.clip(boxes[met], 0, size - 1),
+            frame="crop",
+            affine=affine,
+            shape=tuple(int(n) for n in size),
+        )
+
+    def with_click(self, point: Sequence[float] | np.ndarray, label: int = ON_LESION) -> Prompts:
+        """These prompts and one more click, given in the same frame.
+
+        Args:
+            point: (n,) coordinates in this frame.
+            label: 1 on the lesion, 0 off it.
+        """
+        return self.with_clicks([point], [label])
+
+    def with_clicks(self, points: Any, labels: Any = None) -> Prompts:
+        """These prompts and more clicks (N, n) with labels (N,), given in the same frame."""
+        more, marks = check_points(points, labels, spatial_dims=self.spatial_dims)
+        return replace(self, points=np.concatenate([self.points, more]), labels=np.concatenate([self._marks, marks]))
+
+    def as_tensors(self, device: torch.device | str | None = None, **options: Any) -> PromptTensors:
+        """The form that networks take, for a batch of one; see `prompt_tensors`."""
+        return prompt_tensors([self], device=device, **options)
+
+    def _expect_voxels(self) -> None:
         if self.frame == "world":
             raise ValueError(
-                "clicks are in the 'world' frame, expected voxels ('image' or 'crop'); "
+                "prompts are in the 'world' frame, expected voxels ('image' or 'crop'); "
                 "convert them with to_voxel(affine)"
             )
-        return pad_clicks([(self.points, self.labels)], device=device)
+
+    def to_json(self) -> str:
+        """The prompts as text, so that they can stand in the metadata of a tensor, which loaders collate."""
+        values: dict[str, Any] = {
+            "points": self.points.tolist(),
+            "labels": self._marks.tolist(),
+            "frame": self.frame,
+            "affine": None if self.affine is None else self.affine.tolist(),
+            "shape": self.shape,
+            "boxes": self.boxes.tolist(),
+            "phrases": self.phrases,
+            "target": self.target,
+        }
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, text: str) -> Prompts:
+        """Prompts from what `to_json` gave, exactly as they were.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            values = json.loads(text)
+        except (TypeError, ValueError) as err:
+            raise ValueError(f"prompts are {text!r:.80}, expected the text that Prompts.to_json gives") from err
+        if not isinstance(values, Mapping) or values.keys() - cls.__dataclass_fields__.keys():
+            raise ValueError(f"prompts are {text!r:.80}, expected the text that Prompts.to_json gives")
+        return cls(**values)
 
 
-def pad_clicks(
-    clicks: Sequence[tuple[np.ndarray, np.ndarray]], *, device: torch.device | str | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Batch clicks of which each item has its own number.
+def prompt_tensors(
+    prompts: Sequence[Prompts],
+    *,
+    device: torch.device | str | None = None,
+    mask: torch.Tensor | None = None,
+    phrase_encoder: Callable[[Sequence[str]], torch.Tensor] | None = None,
+) -> PromptTensors:
+    """The prompts of a batch, of which each item has its own number, as tensors.
 
     Args:
-        clicks: for each of B items the points (N_b, 3) in voxels and the labels (N_b,).
+        prompts: of each of B items, in voxels (frames ``image`` or ``crop``), all with the same number n of axes.
         device: where to put the tensors.
+        mask: (B, 1, *crop) log-odds of what stands, handed on.
+        phrase_encoder: the phrases of an item to their vectors (T, C); needed where there are phrases.
 
     Returns:
-        clicks (B, N, 3) float32 and labels (B, N) int64 with N the largest N_b; what is missing has label -1.
+        Points (B, N, n) float32 and labels (B, N) int64 with N the largest number; what is missing has label -1. Boxes
+        (B, M, 2, n) float32 and text (B, T, C), in which NaN and 0 stand for what is missing, or None.
 
     Raises:
-        ValueError: an item that :func:`check_points` refuses, or an empty batch.
+        ValueError: an empty batch, prompts in world or of different numbers of axes, phrases without an encoder.
     """
-    if not clicks:
-        raise ValueError("an empty batch, expected at least one (points, labels) pair; use empty arrays for no click")
-    checked = [check_points(points, labels, name=f"item {b}") for b, (points, labels) in enumerate(clicks)]
-    most = max(len(points) for points, _ in checked)
-    batch = np.zeros((len(checked), most, 3), dtype=np.float32)
-    batch_labels = np.full((len(checked), most), PADDING, dtype=np.int64)
-    for b, (points, labels) in enumerate(checked):
-        batch[b, : len(points)] = points
-        batch_labels[b, : len(points)] = labels
-    return torch.from_numpy(batch).to(device), torch.from_numpy(batch_labels).to(device)
+    if not prompts:
+        raise ValueError("an empty batch, expected at least one Prompts; use Prompts() for no prompt")
+    if len({each.spatial_dims for each in prompts}) > 1:
+        raise ValueError(f"prompts have {[each.spatial_dims for each in prompts]} axes, expected one number for all")
+    for each in prompts:
+        each._expect_voxels()
+    points = _padded([each.points for each in prompts], 0.0, np.float32)
+    labels = _padded([each._marks for each in prompts], PADDING, np.int64)
+    boxes = _padded([each.boxes for each in prompts], np.nan, np.float32)
+    text: torch.Tensor | None = None
+    if any(each.phrases for each in prompts):
+        if phrase_encoder is None:
+            phrases = next(each.phrases for each in prompts if each.phrases)
+            raise ValueError(f"the phrase {phrases[0]!r} was given, and the network takes none: leave phrases out")
+        vectors = [phrase_encoder(each.phrases).detach().cpu().numpy() for each in prompts]
+        text = torch.from_numpy(_padded(vectors, 0.0, np.float32)).to(device)
+    return PromptTensors(
+        torch.from_numpy(points).to(device),
+        torch.from_numpy(labels).to(device),
+        torch.from_numpy(boxes).to(device) if boxes.shape[1] else None,
+        text,
+        mask,
+    )
+
+
+def _padded(items: Sequence[np.ndarray], value: float, dtype: type) -> np.ndarray:
+    """Arrays (N_b, ...) as one (B, N, ...), with a value where an item has fewer than the others."""
+    most = max(len(item) for item in items)
+    batch = np.full((len(items), most, *items[0].shape[1:]), value, dtype=dtype)
+    for row, item in zip(batch, items, strict=True):
+        row[: len(item)] = item
+    return batch

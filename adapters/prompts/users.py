@@ -1,8 +1,7 @@
 """Simulated users: seeded functions that place clicks on a labelled volume, as a person would.
 
-All take the lesion as a volume (D, H, W) in which anything but 0 is lesion, and return points (N, 3) in voxels of
-that volume (order of its axes, centres at integers) with labels (N,). Without a lesion they return no click (N = 0),
-except ``stray``.
+All take the lesion as an array (D, H, W), or (H, W), in which anything but 0 is lesion, and return `Prompts` in voxels
+of that array (frame ``image``, no affine). Without a lesion they return no click (N = 0), except ``stray``.
 They differ in where they click:
 
 ========================= ==========================================================================================
@@ -19,7 +18,7 @@ name                      where
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,17 +26,17 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from .prompts import OFF_LESION, ON_LESION
+from adapters.prompts.prompts import OFF_LESION, ON_LESION, Prompts
 
 Volume = np.ndarray | torch.Tensor
-Placed = tuple[np.ndarray, np.ndarray]
-"""points (N, 3) float64 in voxels and labels (N,) int64."""
 
 
 def _as_mask(volume: Volume, name: str, threshold: float = 0.0) -> np.ndarray:
     array = volume.detach().cpu().numpy() if isinstance(volume, torch.Tensor) else np.asarray(volume)
-    if array.ndim != 3:
-        raise ValueError(f"{name} has shape {array.shape}, expected (D, H, W): take one item and one channel of it")
+    if array.ndim not in (2, 3):
+        raise ValueError(
+            f"{name} has shape {array.shape}, expected (D, H, W) or (H, W): take one item and one channel of it"
+        )
     if array.dtype == bool:
         return array
     return array > threshold if array.dtype.kind == "f" and threshold else array != 0
@@ -49,84 +48,88 @@ def _check_number(n: int) -> int:
     return int(n)
 
 
-def _placed(points: np.ndarray, label: int = ON_LESION) -> Placed:
-    return points.astype(np.float64).reshape(-1, 3), np.full(len(points), label, dtype=np.int64)
+def _placed(mask: np.ndarray, points: np.ndarray, label: int = ON_LESION) -> Prompts:
+    return Prompts(points, np.full(len(points), label), shape=mask.shape)
+
+
+def _no_click(mask: np.ndarray) -> Prompts:
+    return Prompts(shape=mask.shape)
 
 
 def _draw(mask: np.ndarray, rng: np.random.Generator, n: int) -> np.ndarray:
-    """(n, 3) voxels of a mask, drawn with replacement; (0, 3) if the mask is empty."""
+    """(n, axes) voxels of a mask, drawn with replacement; (0, axes) if the mask is empty."""
     inside = np.flatnonzero(mask)
     if len(inside) == 0:
-        return np.zeros((0, 3))
+        return np.zeros((0, mask.ndim))
     return np.stack(np.unravel_index(inside[rng.integers(len(inside), size=n)], mask.shape), axis=1)
 
 
-def _box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
+def _box(mask: np.ndarray) -> tuple[slice, ...] | None:
     """The bounding box of a mask, None if it is empty."""
     box: list[slice] = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
         filled = np.flatnonzero(mask.any(axis=others))
         if len(filled) == 0:
             return None
         box.append(slice(int(filled[0]), int(filled[-1]) + 1))
-    return box[0], box[1], box[2]
+    return tuple(box)
 
 
-def _corner(box: tuple[slice, slice, slice]) -> np.ndarray:
+def _corner(box: tuple[slice, ...]) -> np.ndarray:
     return np.array([side.start for side in box])
 
 
-def _depth(mask: np.ndarray, spacing: tuple[float, float, float] | None) -> np.ndarray:
+def _depth(mask: np.ndarray, spacing: Sequence[float] | None) -> np.ndarray:
     """Distance of each voxel to the nearest one off the mask; what lies beyond the array counts as off."""
     padded = np.pad(mask, 1)
-    return ndimage.distance_transform_edt(padded, sampling=spacing)[1:-1, 1:-1, 1:-1]
+    return ndimage.distance_transform_edt(padded, sampling=spacing)[(slice(1, -1),) * mask.ndim]
 
 
 def _innermost(depth: np.ndarray) -> np.ndarray:
-    """(3,) the deepest voxel; of equally deep ones, that nearest to their middle."""
+    """(axes,) the deepest voxel; of equally deep ones, that nearest to their middle."""
     deepest = np.argwhere(depth >= depth.max() * (1 - 1e-9))
     return deepest[np.argmin(((deepest - deepest.mean(axis=0)) ** 2).sum(axis=1))]
 
 
-def random_clicks(label: Volume, rng: np.random.Generator, n: int = 1) -> Placed:
+def random_clicks(label: Volume, rng: np.random.Generator, n: int = 1) -> Prompts:
     """Click anywhere on the lesion, with replacement, as in 3DSAM-adapter's training and test.
 
     Args:
-        label: (D, H, W) anything but 0 is lesion.
+        label: (D, H, W) or (H, W), anything but 0 is lesion.
         rng: where chance comes from.
         n: number of clicks.
 
     Returns:
-        points (n, 3) in voxels of ``label``, labels (n,) all 1; n = 0 without a lesion.
+        n clicks on the lesion, in voxels of ``label``; none without a lesion.
 
     Raises:
-        ValueError: ``label`` is not three-dimensional, or ``n`` is negative.
+        ValueError: ``label`` has neither two nor three axes, or ``n`` is negative.
     """
-    return _placed(_draw(_as_mask(label, "label"), rng, _check_number(n)))
+    mask = _as_mask(label, "label")
+    return _placed(mask, _draw(mask, rng, _check_number(n)))
 
 
-def stray_clicks(label: Volume, rng: np.random.Generator, n: int = 1, *, as_positive: bool = True) -> Placed:
+def stray_clicks(label: Volume, rng: np.random.Generator, n: int = 1, *, as_positive: bool = True) -> Prompts:
     """Click anywhere in the volume, as the 20 stray clicks of 3DSAM-adapter's training.
 
     Args:
-        label: (D, H, W) anything but 0 is lesion.
+        label: (D, H, W) or (H, W), anything but 0 is lesion.
         rng: where chance comes from.
         n: number of clicks.
         as_positive: label them all 1, as the published network does, which has no labels. False: label them by
             what lies under them.
 
     Returns:
-        points (n, 3) in voxels of ``label``, labels (n,).
+        n clicks, in voxels of ``label``.
 
     Raises:
-        ValueError: ``label`` is not three-dimensional, or ``n`` is negative.
+        ValueError: ``label`` has neither two nor three axes, or ``n`` is negative.
     """
     mask = _as_mask(label, "label")
-    points = rng.integers(mask.shape, size=(_check_number(n), 3))
-    if as_positive:
-        return _placed(points)
-    return points.astype(np.float64), mask[tuple(points.T)].astype(np.int64)
+    points = rng.integers(mask.shape, size=(_check_number(n), mask.ndim))
+    labels = None if as_positive else mask[tuple(points.T)].astype(np.int64)
+    return Prompts(points, labels, shape=mask.shape)
 
 
 def centre_click(
@@ -134,29 +137,29 @@ def centre_click(
     rng: np.random.Generator | None = None,
     n: int = 1,
     *,
-    spacing: tuple[float, float, float] | None = None,
-) -> Placed:
+    spacing: Sequence[float] | None = None,
+) -> Prompts:
     """Click at the lesion's innermost voxel: the one farthest from all that is not lesion.
 
     Unlike the centre of mass it always lies on the lesion. More than one click falls on the same voxel.
 
     Args:
-        label: (D, H, W) anything but 0 is lesion.
+        label: (D, H, W) or (H, W), anything but 0 is lesion.
         rng: not used, nothing here is left to chance.
         n: number of clicks.
         spacing: mm along each axis, for distances; None: all equal.
 
     Returns:
-        points (n, 3) in voxels of ``label``, labels (n,) all 1; n = 0 without a lesion.
+        n clicks on the lesion, in voxels of ``label``; none without a lesion.
 
     Raises:
-        ValueError: ``label`` is not three-dimensional, or ``n`` is negative.
+        ValueError: ``label`` has neither two nor three axes, or ``n`` is negative.
     """
     mask, n = _as_mask(label, "label"), _check_number(n)
     box = _box(mask)
     if box is None:
-        return _placed(np.zeros((0, 3)))
-    return _placed(np.tile(_innermost(_depth(mask[box], spacing)) + _corner(box), (n, 1)))
+        return _no_click(mask)
+    return _placed(mask, np.tile(_innermost(_depth(mask[box], spacing)) + _corner(box), (n, 1)))
 
 
 def surrounding_click(
@@ -164,56 +167,56 @@ def surrounding_click(
     rng: np.random.Generator,
     n: int = 1,
     *,
-    spacing: tuple[float, float, float] | None = None,
-) -> Placed:
+    spacing: Sequence[float] | None = None,
+) -> Prompts:
     """Click round the lesion's centre, still on the lesion: at least half as deep as the innermost voxel.
 
     Args:
-        label: (D, H, W) anything but 0 is lesion.
+        label: (D, H, W) or (H, W), anything but 0 is lesion.
         rng: where chance comes from.
         n: number of clicks, drawn with replacement.
         spacing: mm along each axis, for distances; None: all equal.
 
     Returns:
-        points (n, 3) in voxels of ``label``, labels (n,) all 1; n = 0 without a lesion.
+        n clicks on the lesion, in voxels of ``label``; none without a lesion.
 
     Raises:
-        ValueError: ``label`` is not three-dimensional, or ``n`` is negative.
+        ValueError: ``label`` has neither two nor three axes, or ``n`` is negative.
     """
     mask, n = _as_mask(label, "label"), _check_number(n)
     box = _box(mask)
     if box is None:
-        return _placed(np.zeros((0, 3)))
+        return _no_click(mask)
     depth = _depth(mask[box], spacing)
-    return _placed(_draw(depth >= 0.5 * depth.max(), rng, n) + _corner(box))
+    return _placed(mask, _draw(depth >= 0.5 * depth.max(), rng, n) + _corner(box))
 
 
-def margin_click(label: Volume, rng: np.random.Generator, n: int = 1) -> Placed:
+def margin_click(label: Volume, rng: np.random.Generator, n: int = 1) -> Prompts:
     """Click on the lesion's margin: its voxels with a face that touches something else.
 
     Args:
-        label: (D, H, W) anything but 0 is lesion. Beyond the volume counts as something else.
+        label: (D, H, W) or (H, W), anything but 0 is lesion. Beyond the volume counts as something else.
         rng: where chance comes from.
         n: number of clicks, drawn with replacement.
 
     Returns:
-        points (n, 3) in voxels of ``label``, labels (n,) all 1; n = 0 without a lesion.
+        n clicks on the lesion, in voxels of ``label``; none without a lesion.
 
     Raises:
-        ValueError: ``label`` is not three-dimensional, or ``n`` is negative.
+        ValueError: ``label`` has neither two nor three axes, or ``n`` is negative.
     """
     mask, n = _as_mask(label, "label"), _check_number(n)
     box = _box(mask)
     if box is None:
-        return _placed(np.zeros((0, 3)))
-    return _placed(_draw(mask[box] & ~ndimage.binary_erosion(mask[box]), rng, n) + _corner(box))
+        return _no_click(mask)
+    return _placed(mask, _draw(mask[box] & ~ndimage.binary_erosion(mask[box]), rng, n) + _corner(box))
 
 
 def _largest_component(mask: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """Size, mask (cut to its box) and corner (3,) of the largest region of voxels joined by faces."""
+    """Size, mask (cut to its box) and corner (axes,) of the largest region of voxels joined by faces."""
     box = _box(mask)
     if box is None:
-        return 0, np.zeros((0, 0, 0), dtype=bool), np.zeros(3, dtype=int)
+        return 0, np.zeros((0,) * mask.ndim, dtype=bool), np.zeros(mask.ndim, dtype=int)
     parts, number = ndimage.label(mask[box])
     sizes = np.bincount(parts.ravel(), minlength=number + 1)
     sizes[0] = 0
@@ -228,8 +231,8 @@ def next_click(
     rng: np.random.Generator | None = None,
     *,
     jitter: float = 0.0,
-    spacing: tuple[float, float, float] | None = None,
-) -> Placed:
+    spacing: Sequence[float] | None = None,
+) -> Prompts:
     """Correct the last prediction: one click in its largest region of error (as in Medical SAM Adapter's training).
 
     Missed lesion and false alarm are split into regions of voxels joined by faces. In the largest of them by number
@@ -237,8 +240,8 @@ def next_click(
     have one of the same size, the missed lesion is corrected.
 
     Args:
-        label: (D, H, W) anything but 0 is lesion.
-        prediction: (D, H, W) the mask of the round before: bool or integers (anything but 0 is lesion), or
+        label: (D, H, W) or (H, W), anything but 0 is lesion.
+        prediction: (D, H, W) or (H, W), the mask of the round before: bool or integers (anything but 0 is lesion), or
             probabilities (above 0.5 is lesion; threshold logits first). None: nothing predicted yet.
         rng: where chance comes from; needed if ``jitter`` is above 0.
         jitter: 0 takes the innermost voxel; otherwise one is drawn among those at least ``1 - jitter`` times as
@@ -246,10 +249,10 @@ def next_click(
         spacing: mm along each axis, for depths; None: all equal.
 
     Returns:
-        points (1, 3) in voxels of ``label`` and labels (1,); N = 0 if there is no error.
+        One click in voxels of ``label``; none if there is no error.
 
     Raises:
-        ValueError: a volume that is not three-dimensional, shapes that differ, ``jitter`` outside 0 to 1 or without
+        ValueError: an array of neither two nor three axes, shapes that differ, ``jitter`` outside 0 to 1 or without
             ``rng``.
     """
     if not 0 <= jitter <= 1:
@@ -265,7 +268,7 @@ def next_click(
     click_label = ON_LESION if missed[0] >= false_alarm[0] else OFF_LESION
     size, region, corner = missed if click_label == ON_LESION else false_alarm
     if size == 0:
-        return _placed(np.zeros((0, 3)))
+        return _no_click(truth)
     if rng is not None and jitter == 1:
         point = _draw(region, rng, 1)
     else:
@@ -274,7 +277,7 @@ def next_click(
             point = _draw((depth >= (1 - jitter) * depth.max()) & region, rng, 1)
         else:
             point = _innermost(depth)[None]
-    return _placed(point + corner, click_label)
+    return _placed(truth, point + corner, click_label)
 
 
 def _iterative(
@@ -284,13 +287,13 @@ def _iterative(
     *,
     prediction: Volume | None = None,
     **options: Any,
-) -> Placed:
+) -> Prompts:
     if _check_number(n) != 1:
         raise ValueError(f"the iterative user answers a prediction with one click, got n={n}; call it once a round")
     return next_click(label, prediction, rng, **options)
 
 
-USERS: Mapping[str, Callable[..., Placed]] = {
+USERS: Mapping[str, Callable[..., Prompts]] = {
     "random": random_clicks,
     "stray": stray_clicks,
     "centre": centre_click,
@@ -321,17 +324,17 @@ class ClickPolicy:
 
     def __call__(
         self, label: Volume, rng: np.random.Generator, n: int = 1, *, prediction: Volume | None = None
-    ) -> Placed:
+    ) -> Prompts:
         """Place clicks.
 
         Args:
-            label: (D, H, W) anything but 0 is lesion.
+            label: (D, H, W) or (H, W), anything but 0 is lesion.
             rng: where chance comes from.
             n: number of clicks; 1 for ``iterative``, which is called once a round.
-            prediction: (D, H, W) the mask of the round before; only ``iterative`` looks at it.
+            prediction: (D, H, W) or (H, W), the mask of the round before; only ``iterative`` looks at it.
 
         Returns:
-            points (N, 3) in voxels of ``label`` and labels (N,).
+            The clicks, in voxels of ``label``.
 
         Raises:
             ValueError: as the user's function.

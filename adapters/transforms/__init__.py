@@ -1,18 +1,17 @@
 """Dictionary transforms for configurations, and the data lists and data sets that they work on."""
 
 from .caching import cached_dataset
-from .prompts import RequestToClicksd, SimulateClicksd
 from .datalist import load_datalist, load_requests
 from .intensity import WindowIntensityd
-from .lesion_mask import LesionLogOddsd, LesionMaskd, ThresholdLesiond
-from .request_options import RequestOptionsd
-from .remembered_scan import RememberedScand
-from .saving import NiftiWriter, mask_name, mask_writer
+from .lesion_mask import LesionMaskd, ThresholdLesiond
 from .loading import CheckScand, LoadScand, SafeSpacingd
+from .prompts import RequestToClicksd, SimulateClicksd
+from .remembered_scan import RememberedScand
+from .request_options import RequestOptionsd
+from .saving import NiftiWriter, mask_name, mask_writer
 
 __all__ = [
     "CheckScand",
-    "LesionLogOddsd",
     "LesionMaskd",
     "LoadScand",
     "NiftiWriter",

@@ -1,4 +1,4 @@
-"""Reading a scan, refusing what the network cannot take, and resampling it."""
+"""Reading a scan or a picture, refusing what the network cannot take, and resampling it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import gzip
 import logging
 import math
 from collections.abc import Hashable, Mapping, MutableMapping, Sequence
+from functools import partial
+from itertools import product
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
@@ -15,10 +17,12 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.config import DtypeLike, KeysCollection
-from monai.data import ITKReader, MetaTensor, NibabelReader
+from monai.data import ITKReader, MetaTensor, NibabelReader, PILReader
+from monai.data.utils import to_affine_nd
 from monai.transforms import EnsureChannelFirst, LoadImaged, MapTransform, Spacingd
 from monai.transforms.io.array import switch_endianness
-from monai.utils import ImageMetaKey
+from monai.utils import ImageMetaKey, MetaKeys
+from PIL import Image
 
 from adapters.prompts import check_affine
 
@@ -27,6 +31,12 @@ logger = logging.getLogger(__name__)
 NIFTI = (".nii", ".nii.gz")
 # The deviation from even spacing between the slices of a series, as a part of the spacing, that is worth a warning.
 _UNEVEN = 0.01
+# What a file must be, by the number of its axes.
+_READABLE = {
+    2: "a PNG or JPEG file that is not truncated",
+    3: "a NIfTI, NRRD or MHA file that is not truncated, or a folder with one DICOM series",
+}
+_CHANNELS = (1, 3)
 _OTHER_UNITS = {1: "metres", 3: "micrometres"}  # NIfTI's codes; 2 is mm, and headers without a unit mean mm
 
 
@@ -41,14 +51,19 @@ class _SeriesReader(ITKReader):
         finder.SetUseSeriesDetails(True)
         finder.AddSeriesRestriction("0008|0021")
         finder.SetDirectory(name)
-        found = list(finder.GetSeriesUIDs())
-        if not found:
+        series = list(finder.GetSeriesUIDs())
+        if not series:
             raise ValueError("the folder holds no DICOM series; give a folder of DICOM slices, or a file")
-        if not self.series_name and len(found) > 1:
-            raise ValueError(f"the folder holds {len(found)} DICOM series, {', '.join(found)}; name one (series_name)")
-        if self.series_name and self.series_name not in found:
-            raise ValueError(f"the folder has no DICOM series {self.series_name!r}, expected one of {', '.join(found)}")
-        slices = list(finder.GetFileNames(self.series_name or found[0]))
+        if not self.series_name and len(series) > 1:
+            raise ValueError(
+                f"the folder holds {len(series)} DICOM series, {', '.join(series)}; put the one to read into a folder "
+                "of its own, or name it in the configuration (LoadScand's series_name)"
+            )
+        if self.series_name and self.series_name not in series:
+            raise ValueError(
+                f"the folder has no DICOM series {self.series_name!r}, expected one of {', '.join(series)}"
+            )
+        slices = list(finder.GetFileNames(self.series_name or series[0]))
         scan = itk.imread(slices if len(slices) > 1 else slices[0], **{**self.kwargs, **kwargs})
         header = scan.GetMetaDataDictionary()
         uneven = "ITK_non_uniform_sampling_deviation"
@@ -69,24 +84,45 @@ class _NiftiReader(NibabelReader):
         return np.asanyarray(type(img).from_bytes(gzip.decompress(Path(filename).read_bytes())).dataobj)
 
 
+def _in_memory(picture: Image.Image, channels: int) -> Image.Image:
+    """Close the file of a picture, and turn it into red, green and blue; not deep grey, which Pillow would clip."""
+    with picture:
+        picture.load()
+    return picture.convert("RGB") if channels == 3 and not picture.mode.startswith(("I", "F")) else picture
+
+
+def _check_dimensions(spatial_dims: int, channels: int) -> None:
+    if spatial_dims not in _READABLE or channels not in _CHANNELS:
+        raise ValueError(
+            f"spatial_dims is {spatial_dims} and channels is {channels}: expected 2 or 3 axes, and 1 or 3 channels"
+        )
+
+
 class LoadScand(LoadImaged):
-    """Load scans with their affine (voxels to world mm, RAS+), channel first.
+    """Load scans with their affine (voxels to world mm, RAS+), or 2D pictures in pixels, channel first.
 
     NIfTI is read by nibabel, everything else (NRRD, MHA, a folder with one DICOM series) by ITK, whose LPS affine is
     turned into RAS+, so that the same scan gives the same array (i, j, k) and affine in every format.
 
+    Pictures (PNG, JPEG and what else Pillow reads) have axes (i, j): i is x, the column from the left, and j is y, the
+    row from the top. A click ``[i, j]`` is thus ``[x, y]``. Their affine is the identity (3, 3), in pixels.
+
     Args:
-        keys: keys of the paths. Each becomes a MetaTensor (C, I, J, K) of ``dtype`` with C = 1 for a scan of one
-            channel, and ``affine``, ``original_affine``, ``spatial_shape``, ``filename_or_obj`` in its meta.
+        keys: keys of the paths. Each becomes a MetaTensor (C, I, J, K), or (C, I, J) in 2D, of ``dtype`` with
+            ``affine``, ``original_affine``, ``spatial_shape``, ``filename_or_obj`` in its meta. C = 1 for a scan of
+            one channel.
         dtype: type of the values.
         series_name: the DICOM series to read of a folder with several.
+        spatial_dims: 3 for scans, 2 for pictures.
+        channels: of pictures. With 3, grey and palettes become red, green and blue, and transparency is dropped. With
+            1, values are those of the file, such as the numbers of a label's palette.
         allow_missing_keys: leave out keys that the data do not have.
 
     Raises:
         FileNotFoundError: (when called) there is no such file or folder.
-        ValueError: (when called) it is not a path, cannot be read (truncated, another format), has a singular
-            affine or lengths in another unit than mm, or is a folder with no DICOM series, or with several and no
-            ``series_name``.
+        ValueError: other numbers of axes or channels; (when called) it is not a path, cannot be read (truncated,
+            another format), has a singular affine or lengths in another unit than mm, or is a folder with no DICOM
+            series, or with several and no ``series_name``.
     """
 
     def __init__(
@@ -95,44 +131,58 @@ class LoadScand(LoadImaged):
         *,
         dtype: DtypeLike = np.float32,
         series_name: str = "",
+        spatial_dims: int = 3,
+        channels: int = 1,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, dtype=dtype, ensure_channel_first=True, allow_missing_keys=allow_missing_keys)
-        self._itk = _SeriesReader(series_name=series_name)
+        _check_dimensions(spatial_dims, channels)
+        self.spatial_dims = spatial_dims
+        self._reader = (
+            _SeriesReader(series_name=series_name)
+            if spatial_dims == 3
+            else PILReader(converter=partial(_in_memory, channels=channels))
+        )
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
         """Load each scan; ``reader`` (a MONAI image reader) takes the place of our choice."""
         d = dict(data)
         for key in self.key_iterator(d):
-            name = d[key]
-            if isinstance(name, (list, tuple)) and len(name) == 1:
-                name = name[0]
-            if (
-                isinstance(name, str) and not name
-            ):  # MONAI Label's word for an image that it does not know; as a path it is this folder
-                raise FileNotFoundError(f"there is no {key} of this name: ask for one that is among the studies")
-            if not isinstance(name, (str, PathLike)):
-                raise ValueError(f"{key!r} is {name!r}, expected the path of one scan (a file, or a folder of DICOM)")
-            path = Path(name).expanduser()
-            if not path.exists():
-                raise FileNotFoundError(f"{key!r}: there is no file or folder {str(path)!r}; check the path")
-            is_nifti = str(path).lower().endswith(NIFTI)
+            path = self._path(d[key], key)
+            is_nifti = self.spatial_dims == 3 and str(path).lower().endswith(NIFTI)
             loaded: Any
             try:
                 if is_nifti and reader is None:
                     loaded = self._load_nifti(str(path))
                 else:
-                    loaded = self._loader(str(path), reader or self._itk)
+                    loaded = self._loader(str(path), reader or self._reader)
             except Exception as err:  # the libraries raise anything from EOFError to RuntimeError
                 raise ValueError(
-                    f"{key!r}: {str(path)!r} cannot be read, expected a NIfTI, NRRD or MHA file that is not truncated, "
-                    f"or a folder with one DICOM series: {_reason(err)}"
+                    f"{key!r}: {str(path)!r} cannot be read, expected {_READABLE[self.spatial_dims]}: {_reason(err)}"
                 ) from err
             # MONAI Label has the loader give the metadata a second time
             d[key] = loaded[0] if isinstance(loaded, tuple) else loaded
             if is_nifti:
                 _check_header(nib.load(path), _name(d[key], str(key)))
+            elif self.spatial_dims == 2:
+                d[key].affine = torch.eye(3, dtype=torch.float64)
+                d[key].meta[MetaKeys.ORIGINAL_AFFINE] = np.eye(3)
         return d
+
+    @staticmethod
+    def _path(value: Any, key: Hashable) -> Path:
+        """The path that the data name; that of a list of one path, too."""
+        if isinstance(value, (list, tuple)) and len(value) == 1:
+            value = value[0]
+        # MONAI Label's word for an image that it does not know; as a path it is this folder
+        if isinstance(value, str) and not value:
+            raise FileNotFoundError(f"there is no {key} of this name: ask for one that is among the studies")
+        if not isinstance(value, (str, PathLike)):
+            raise ValueError(f"{key!r} is {value!r}, expected the path of one scan (a file, or a folder of DICOM)")
+        path = Path(value).expanduser()
+        if not path.exists():
+            raise FileNotFoundError(f"{key!r}: there is no file or folder {str(path)!r}; check the path")
+        return path
 
     def _load_nifti(self, name: str) -> MetaTensor:
         """What MONAI's loader gives, with the axes in memory as nibabel has them.
@@ -170,13 +220,16 @@ class CheckScand(MapTransform):
     """Refuse scans that would give a wrong mask without a word. Data pass unchanged.
 
     Args:
-        keys: keys of the scans, MetaTensors (1, I, J, K) as :class:`LoadScand` gives them.
+        keys: keys of the scans, MetaTensors (C, I, J, K), or (C, I, J) in 2D, as :class:`LoadScand` gives them.
         label_key: key of a label that must lie on the grid of each scan, if the data have it.
         label_value: a value (or several, one of which is enough) that the label must hold.
+        spatial_dims: how many spatial axes a scan must have, 2 or 3.
+        channels: how many channels a scan must have, 1 or 3 (red, green, blue).
 
     Raises:
-        ValueError: (when called) a scan that is 2D, of several channels, empty, constant or not finite, that has a
-            singular affine or none; a label on another grid or without ``label_value``.
+        ValueError: other numbers of axes or channels; (when called) a scan of another number of axes or channels,
+            empty, constant or not finite, that has a singular affine or none; a label on another grid or without
+            ``label_value``.
     """
 
     def __init__(
@@ -185,9 +238,13 @@ class CheckScand(MapTransform):
         *,
         label_key: str | None = None,
         label_value: int | Sequence[int] | None = None,
+        spatial_dims: int = 3,
+        channels: int = 1,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        _check_dimensions(spatial_dims, channels)
+        self.spatial_dims, self.channels = spatial_dims, channels
         self.label_key = label_key
         self.label_values = () if label_value is None else tuple(np.atleast_1d(label_value).tolist())
 
@@ -213,15 +270,20 @@ class CheckScand(MapTransform):
         name, shape = _name(scan, key), tuple(scan.shape)
         if scan.numel() == 0:
             raise ValueError(f"{name} is empty: its shape is {shape}")
-        if scan.ndim < 4:
-            raise ValueError(f"{name} is {scan.ndim - 1}D, with shape {shape[1:]}, expected a 3D scan of one channel")
-        if scan.ndim > 4 or shape[0] != 1:
+        axes, kind = self.spatial_dims, "scan" if self.spatial_dims == 3 else "picture"
+        expected = f"expected a {axes}D {kind} of {'one channel' if self.channels == 1 else '3 channels'}"
+        if scan.ndim <= axes or (axes == 2 and scan.ndim > 3):
+            raise ValueError(f"{name} is {scan.ndim - 1}D, with shape {shape[1:]}, {expected}")
+        if scan.ndim > axes + 1 or shape[0] != self.channels:
+            what = "channels or time points" if axes == 3 else "channels"
             raise ValueError(
-                f"{name} has {shape[0]} channels or time points of shape {shape[1:]} (4D), expected a 3D scan of one "
-                "channel; take one of them"
+                f"{name} has {shape[0]} {what} of shape {shape[1:]}{' (4D)' if axes == 3 else ''}, {expected}"
+                f"{'; take one of them' if self.channels == 1 else ''}"
             )
         if min(shape[1:]) < 2:
-            raise ValueError(f"{name} is 2D: its shape {shape[1:]} has one voxel along an axis, expected a 3D scan")
+            raise ValueError(
+                f"{name} is {axes - 1}D: its shape {shape[1:]} has one voxel along an axis, expected a {axes}D {kind}"
+            )
         values = scan.as_tensor()
         in_memory = values.permute(*np.argsort(values.stride())[::-1].tolist())  # the order that is fast to go through
         low, high = (float(end) for end in torch.aminmax(in_memory))  # NaN if one of the values is
@@ -230,7 +292,7 @@ class CheckScand(MapTransform):
             raise ValueError(f"{name} has {bad} voxels that are NaN or infinite, expected finite values; replace them")
         if low == high:
             raise ValueError(f"{name} is constant: all voxels are {low:g}, expected a scan with contrast")
-        check_affine(scan.affine, name=f"the affine of {name}")
+        check_affine(to_affine_nd(3, scan.affine), name=f"the affine of {name}")
 
     def _check_grid(self, scan: MetaTensor, key: str, label: Any) -> None:
         scan_name, label_name = _name(scan, key), _name(label, str(self.label_key))
@@ -241,9 +303,8 @@ class CheckScand(MapTransform):
                 f"{scan_name} and {label_name} are on different grids: shapes {tuple(scan.shape[1:])} and "
                 f"{tuple(label.shape[1:])}; resample the label to the image"
             )
-        corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=np.float64)
-        corners[:, :3] *= np.array(scan.shape[1:]) - 1
-        apart = (corners @ (np.asarray(scan.affine) - np.asarray(label.affine)).T)[:, :3]
+        corners = np.array([(*corner, 1) for corner in product(*((0, size - 1) for size in scan.shape[1:]))])
+        apart = (corners @ (np.asarray(scan.affine) - np.asarray(label.affine)).T)[:, :-1]
         farthest = float(np.linalg.norm(apart, axis=1).max())
         spacing = float(scan.pixdim.min())
         if not farthest <= 0.1 * spacing:

@@ -3,57 +3,29 @@
 from __future__ import annotations
 
 import copy
+import math
+import pickle
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from cachetools import LRUCache
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.utils import pickle_hashing
 from monai.transforms import Compose, InvertibleTransform, MapTransform
 from monai.utils import TraceKeys
 
-from adapters.files import file_hash, files_of_scan
+from adapters.files import case_name, file_hash, files_of_scan
 
 _MEGABYTE = 1024 * 1024
 
 
-class _Scans:
-    """Scans of the last requests in this process. All methods may be called from several threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, MetaTensor] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def get(self, key: Hashable) -> MetaTensor | None:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
-
-    def keep(self, key: Hashable, scan: MetaTensor, bound: float) -> None:
-        """Keep a scan; the least recently used ones go beyond the bound in bytes."""
-        with self._lock:
-            self._kept[key] = scan
-            self._kept.move_to_end(key)
-            size = sum(kept.element_size() * kept.nelement() for kept in self._kept.values())
-            while self._kept and size > bound:
-                _, gone = self._kept.popitem(last=False)
-                size -= gone.element_size() * gone.nelement()
-
-    def clear(self) -> None:
-        with self._lock:
-            self._kept.clear()
-
-
-SCANS = _Scans()
-"""Belongs to the process: MONAI Label makes new transforms for every request."""
+SCANS: LRUCache[Hashable, MetaTensor] = LRUCache(math.inf, getsizeof=lambda scan: scan.nbytes)
+"""Belongs to the process: MONAI Label makes new transforms for every request, which say how much is kept."""
+_LOCK = threading.Lock()
 
 
 class RememberedScand(MapTransform, InvertibleTransform):
@@ -62,7 +34,8 @@ class RememberedScand(MapTransform, InvertibleTransform):
     A scan is known by the content of its files (a header's file of voxels and all files of a folder among them) and by
     the transforms, so a scan that was changed or uploaded again under another name, and one that another bundle has
     prepared, are told apart. Nothing is kept of a file of which it is not known whether others belong to it (see
-    `adapters.files.files_of_scan`). The voxels are shared between requests: what follows must not write into them.
+    `adapters.files.files_of_scan`), nor where a transform cannot be pickled, such as one with a lambda. The voxels are
+    shared between requests: what follows must not write into them.
 
     Args:
         keys: keys of paths of scans.
@@ -85,18 +58,21 @@ class RememberedScand(MapTransform, InvertibleTransform):
         """Prepare each scan, or take it as it was prepared before."""
         d: Any = dict(data)
         names = {key: self._name(d[key]) for key in self.keys}
-        known = {key: SCANS.get(name) for key, name in names.items() if name is not None}
-        if len(known) < len(names) or any(scan is None for scan in known.values()):
-            for transform in self.transforms:
-                d = transform(d)
-            for key, name in names.items():
-                if name is not None and isinstance(d[key], MetaTensor):
-                    SCANS.keep(name, _beside(d[key]), self.megabytes * _MEGABYTE)
-            return d
-        for key, scan in known.items():
-            if scan is not None:
+        with _LOCK:
+            kept = {key: SCANS[name] for key, name in names.items() if name in SCANS}
+        if len(kept) == len(names):
+            for key, scan in kept.items():
                 path, d[key] = _path(d[key]), _beside(scan)
                 d[key].meta["filename_or_obj"] = str(path)
+            return d
+        for transform in self.transforms:
+            d = transform(d)
+        for key, name in names.items():
+            if name is not None and isinstance(d[key], MetaTensor):
+                with _LOCK:
+                    SCANS[name] = _beside(d[key])
+                    while SCANS.currsize > self.megabytes * _MEGABYTE:
+                        SCANS.popitem()
         return d
 
     def inverse(self, data: Any) -> Any:
@@ -105,9 +81,15 @@ class RememberedScand(MapTransform, InvertibleTransform):
 
     def _name(self, path: Any) -> Hashable | None:
         """What tells a scan from others; None if it cannot be kept."""
-        found = _path(path) if self.megabytes else None
-        digest = _digest(found) if found is not None and found.exists() else None
-        return None if digest is None else (digest, pickle_hashing(list(self.transforms)))
+        scan = _path(path) if self.megabytes else None
+        if scan is None or not scan.exists():
+            return None
+        try:
+            transforms = pickle_hashing(self.transforms)
+        except (pickle.PicklingError, AttributeError, TypeError):
+            return None
+        digest = _digest(scan)
+        return None if digest is None else (digest, transforms)
 
 
 def _path(value: Any) -> Path | None:
@@ -122,10 +104,13 @@ def _digest(path: Path) -> Hashable | None:
     files = files_of_scan(path)
     if files is None:
         return None
-    folder = path.is_dir()
-    names = [str(file.relative_to(path)) if folder else "".join(file.suffixes) for file in files]
+    names = [str(file.relative_to(path)) if path.is_dir() else _ending(file) for file in files]
     content = frozenset((name, file_hash(file, "sha256")) for name, file in zip(names, files, strict=True))
-    return "" if folder else "".join(path.suffixes), content
+    return _ending(path), content
+
+
+def _ending(path: Path) -> str:
+    return path.name.removeprefix(case_name(path))
 
 
 def _beside(scan: MetaTensor) -> MetaTensor:

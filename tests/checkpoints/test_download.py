@@ -318,7 +318,7 @@ def test_no_network_gives_one_sentence_and_exit_code_2(tmp_path: Path, capsys: p
     assert out == ""
     assert err == (
         f"error: {url}/{FILE} cannot be reached (Connection refused): fetch that file (0 MB) where there is a network "
-        f"and put it at {tmp_path / FILE}, or name another address that has it (url)\n"
+        f"and put it at {tmp_path / FILE}, or name another address that has it (--url)\n"
     )
 
 

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import pytest
 from release_files import pack
 
-from adapters.datasets import archives
 from adapters.datasets.archives import contents, is_archive, stem, target, unpack
 
 
@@ -179,13 +178,13 @@ def test_a_disk_that_fills_up(tree: Path, tmp_path: Path, monkeypatch: pytest.Mo
         def read(self, *_: object) -> bytes:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    content = archives._content
+    content = tarfile.TarFile.extractfile
 
-    def second_fails(opened: tarfile.TarFile, member: tarfile.TarInfo) -> io.BufferedIOBase:
+    def second_fails(opened: tarfile.TarFile, member: tarfile.TarInfo) -> object:
         members.append(member.name)
         return content(opened, member) if len(members) == 1 else Full()
 
-    monkeypatch.setattr(archives, "_content", second_fails)
+    monkeypatch.setattr(tarfile.TarFile, "extractfile", second_fails)
     with pytest.raises(OSError, match=r"the disk is too small, nothing of Task10_Colon.tar is left unpacked") as caught:
         unpack(archive, tmp_path / "out")
     assert caught.value.errno == errno.ENOSPC

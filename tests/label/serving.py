@@ -21,6 +21,8 @@ import requests
 from monai.transforms import LoadImage
 from monailabel.client import MONAILabelClient
 
+from adapters.label import APP
+
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = ROOT / "bundles"
 NAMES = sorted(path.name for path in BUNDLES.iterdir())
@@ -110,13 +112,28 @@ def read(file: str | Path) -> tuple[np.ndarray, np.ndarray]:
 
 def start(folder: Path, bundles: Path, studies: Path, **options: Any) -> Server:
     """Start the server as `make label-server` does and wait until it answers."""
+    words = [sys.executable, "-m", "adapters", "label_server", "--bundles", str(bundles), "--app", str(folder / "app")]
+    words += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    return run(words, folder, bundles, studies)
+
+
+def start_stock(folder: Path, bundles: Path, studies: Path) -> Server:
+    """Start the stock app as MONAI Label's own pages say, with the bundles copied into it."""
+    monailabel = [sys.executable, "-m", "monailabel.main"]
+    subprocess.run([*monailabel, "apps", "--download", "--name", APP, "--output", str(folder)], check=True)
+    shutil.copytree(bundles, folder / APP / "model")
+    models = ",".join(path.name for path in bundles.iterdir())
+    words = [*monailabel, "start_server", "--app", str(folder / APP), "--conf", "models", models]
+    return run([*words, "--conf", "zoo_source", "ngc", "--conf", "sam2", "false"], folder, bundles, studies)
+
+
+def run(words: list[str], folder: Path, bundles: Path, studies: Path) -> Server:
+    """Start a server of studies at a free port and wait until it answers."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    words = [sys.executable, "-m", "adapters", "label_server", "--studies", str(studies), "--bundles", str(bundles)]
-    words += ["--app", str(folder / "app"), "--port", str(port)]
-    words += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    words = [*words, "--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
     environment = {**os.environ, "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"), "HF_HUB_OFFLINE": "1"}
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(

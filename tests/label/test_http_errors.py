@@ -1,32 +1,48 @@
-"""Mistakes as a web server answers them; that FastAPI does so is tested with MONAI Label's server."""
+"""A user's mistake as a server of FastAPI answers it; MONAI Label's own does so in `test_label_clicks.py`."""
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
+from fastapi import FastAPI
+from fastapi.middleware import Middleware
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.testclient import TestClient
 
-from adapters.label.http_errors import answering
+from adapters.label import answer_errors, find_bundles
 
-
-@pytest.mark.skipif("fastapi" in sys.modules, reason="FastAPI is loaded")
-def test_nothing_changes_without_fastapi() -> None:
-    mistake = ValueError("threshold is 2")
-    with pytest.raises(ValueError, match="threshold is 2") as caught, answering():
-        raise mistake
-    assert caught.value is mistake
-
-
-@pytest.mark.parametrize(("kind", "status"), [(ValueError, 400), (FileNotFoundError, 404)])
-def test_fastapi_knows_it(kind: type[Exception], status: int) -> None:
-    fastapi = pytest.importorskip("fastapi")
-    with pytest.raises(kind, match=r"^no such scan$") as caught, answering(), answering():
-        raise kind("no such scan")
-    assert isinstance(caught.value, fastapi.HTTPException)
-    assert (caught.value.status_code, caught.value.detail) == (status, "no such scan")
-    assert type(caught.value.__cause__) is kind
+MISTAKES: dict[str, tuple[Callable[[], object], int, str]] = {
+    "ours": (lambda: find_bundles(".", ["none"]), 400, "'none' is no bundle of '.', expected one of "),
+    "our_missing_file": (lambda: find_bundles("/no/folder"), 404, "there is no folder of bundles '/no/folder'"),
+    "anothers": (lambda: json.loads("{"), 500, "Internal Server Error"),
+    "another_kind": (lambda: {}["key"], 500, "Internal Server Error"),
+}
 
 
-def test_other_errors_pass() -> None:
-    with pytest.raises(KeyError, match="a"), answering():
-        raise KeyError("a")
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """A started app in the place of MONAI Label's, whose only route begins as a bundle's preprocessing does."""
+    app = FastAPI(middleware=[Middleware(CORSMiddleware, allow_origins=["*"])])
+
+    @app.get("/{name}")
+    def make(name: str) -> None:
+        answer_errors()
+        MISTAKES[name][0]()
+
+    monkeypatch.setitem(sys.modules, "monailabel.app", SimpleNamespace(app=app))
+    with TestClient(app, raise_server_exceptions=False) as started:
+        yield started
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_answers(client: TestClient, name: str) -> None:
+    """The first time and again."""
+    _, status, message = MISTAKES[name]
+    for _ in range(2):
+        answer = client.get(f"/{name}")
+        assert answer.status_code == status
+        assert (answer.json()["detail"] if status < 500 else answer.text).startswith(message)

@@ -17,7 +17,7 @@ import torch
 from conftest import HEAVY
 from monai.bundle import ConfigParser
 from scans import REAL, SMALL, STORED, Case, dice
-from serving import NAMES, SARCOMA, Answer, Server, read
+from serving import NAMES, SARCOMA, Answer, Server, copy_bundles, read, start_stock
 
 from adapters.checkpoints import load_model
 
@@ -303,6 +303,29 @@ def test_mistakes_that_the_server_finds(server: Server, lesion: Case, tmp_path: 
         answer = requests.post(f"{server.url}/infer/{SARCOMA}", files={"file": (broken.name, file)}, timeout=60)
     assert answer.status_code == 400
     assert "cannot be read, expected a NIfTI, NRRD or MHA file that is not truncated" in answer.json()["detail"]
+
+
+def test_the_stock_app_answers_too(tmp_path: Path, lesion: Case) -> None:
+    """From its first request on: a scan that is missing, one that is none, an option, and then a mask."""
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "none.nii.gz").write_bytes(b"none")
+    scan = tmp_path / "studies" / lesion.image.name
+    scan.write_bytes(lesion.image.read_bytes())
+    running = start_stock(tmp_path / "app", copy_bundles(tmp_path / "bundles", SARCOMA), scan.parent)
+    try:
+        for image, params, status, message in (
+            ("none", {}, 400, "none.nii.gz' cannot be read"),
+            ("no_such_scan", {}, 404, "there is no image"),
+            (lesion.name, {"foreground": [[9999, 0, 0]]}, 400, "is outside the grid of shape"),
+            (lesion.name, {"threshold": 1.5}, 400, "threshold is 1.5: expected a probability"),
+        ):
+            answer = running.post(SARCOMA, image, params)
+            assert answer.status_code == status, answer.text
+            assert message in answer.json()["detail"]
+        mask = on_grid(running.infer(SARCOMA, lesion.name, {"foreground": [lesion.click]}), lesion)
+        np.testing.assert_array_equal(mask, in_process(running.bundle(), scan, foreground=[lesion.click]))
+    finally:
+        running.stop()
 
 
 def test_the_server_lives_on(server: Server, lesion: Case) -> None:

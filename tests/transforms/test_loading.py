@@ -13,6 +13,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Spacingd
+from PIL import Image
 from scan_files import affine_of, write_dicom, write_itk, write_nifti
 
 from adapters.transforms import CheckScand, LoadScand, SafeSpacingd
@@ -61,7 +62,7 @@ def test_a_path_object_and_a_list_of_one(array: np.ndarray, tmp_path: Path) -> N
 def test_one_of_several_dicom_series(array: np.ndarray, tmp_path: Path) -> None:
     write_dicom(tmp_path / "study", array, AFFINE, series="1.2.3.4.5")
     folder = write_dicom(tmp_path / "study", -array, AFFINE, series="1.2.3.4.6")
-    with pytest.raises(ValueError, match=r"the folder holds 2 DICOM series, 1\.2.*; name one \(series_name\)"):
+    with pytest.raises(ValueError, match=r"the folder holds 2 DICOM series, 1\.2.*; put the one to read into a folder"):
         LoadScand("image")({"image": folder})
     with pytest.raises(ValueError, match="the folder has no DICOM series 'other', expected one of 1"):
         LoadScand("image", series_name="other")({"image": folder})
@@ -74,7 +75,7 @@ def _series_of(folder: str) -> list[str]:
     try:
         LoadScand("image")({"image": folder})
     except ValueError as err:
-        return str(err).split("DICOM series, ")[1].split("; name one")[0].split(", ")
+        return str(err).split("DICOM series, ")[1].split("; put the one")[0].split(", ")
     return []
 
 
@@ -294,3 +295,125 @@ def test_a_loader_that_gives_the_metadata_a_second_time(tmp_path: Path) -> None:
 def test_no_name_is_not_this_folder() -> None:
     with pytest.raises(FileNotFoundError, match="there is no image of this name"):
         LoadScand("image")({"image": ""})
+
+
+# --- pictures
+
+
+def _picture(path: Path, values: np.ndarray, mode: str = "") -> str:
+    """Write values, uint8 or uint16 (rows, columns[, channels])."""
+    picture = Image.fromarray(values)
+    (picture.convert(mode) if mode else picture).save(path)
+    return str(path)
+
+
+GREY = np.arange(7 * 5, dtype=np.uint8).reshape(7, 5)  # 7 rows, 5 columns
+COLOUR = np.stack([GREY, GREY + 50, GREY + 100], axis=-1)
+
+
+def test_one_bright_pixel_lies_at_its_click(tmp_path: Path) -> None:
+    """A click [i, j] is [column, row]: where a viewer shows x = 4, y = 2. The mask goes back to the same pixel."""
+    values = np.zeros((7, 5), dtype=np.uint8)
+    values[2, 4] = 255
+    scan = LoadScand("image", spatial_dims=2)({"image": _picture(tmp_path / "dot.png", values)})["image"]
+    assert scan.shape == (1, 5, 7)
+    assert torch.nonzero(scan[0]).tolist() == [[4, 2]]
+    mask = (scan[0] > 0).numpy().astype(np.uint8)
+    written = Image.open(_picture(tmp_path / "mask.png", mask.T * 255))
+    assert written.getpixel((4, 2)) == 255
+    np.testing.assert_array_equal(np.asarray(written), values)
+
+
+@pytest.mark.parametrize(
+    ("values", "mode", "channels", "expected"),
+    [
+        (GREY, "", 1, GREY.T[None]),
+        (GREY.astype(np.uint16) * 1000, "", 1, GREY.T[None] * 1000.0),
+        (GREY > 3, "", 1, GREY.T[None] > 3),
+        (COLOUR, "", 3, COLOUR.transpose(2, 1, 0)),
+        (COLOUR, "RGBA", 3, COLOUR.transpose(2, 1, 0)),
+        (GREY, "P", 3, np.stack([GREY.T] * 3)),
+        (GREY, "", 3, np.stack([GREY.T] * 3)),
+    ],
+)
+def test_values_of_a_picture(
+    values: np.ndarray, mode: str, channels: int, expected: np.ndarray, tmp_path: Path
+) -> None:
+    path = _picture(tmp_path / "picture.png", values, mode)
+    scan = LoadScand("image", spatial_dims=2, channels=channels)({"image": path})["image"]
+    assert isinstance(scan, MetaTensor)
+    assert scan.dtype == torch.float32
+    np.testing.assert_array_equal(np.asarray(scan), expected)
+    assert CheckScand("image", spatial_dims=2, channels=channels)({"image": scan})["image"] is scan
+
+
+def test_a_jpeg_in_pixels(tmp_path: Path) -> None:
+    """Its affine is the identity of two axes, and is resampled and inverted as one."""
+    path = _picture(tmp_path / "photo.jpg", np.full((8, 16, 3), (200, 100, 50), dtype=np.uint8))
+    scan = LoadScand("image", spatial_dims=2, channels=3)({"image": path})["image"]
+    assert scan.shape == (3, 16, 8)
+    np.testing.assert_allclose(scan.mean(dim=(1, 2)), (200, 100, 50), atol=3)
+    for affine in (scan.affine, scan.meta["original_affine"]):
+        np.testing.assert_array_equal(np.asarray(affine), np.eye(3))
+    assert scan.meta["filename_or_obj"] == path
+    spacing = SafeSpacingd("image", pixdim=(2.0, 2.0))
+    coarse = spacing({"image": scan})
+    assert coarse["image"].shape == (3, 8, 4)
+    np.testing.assert_allclose(coarse["image"].pixdim, 2)
+    assert spacing.inverse(coarse)["image"].shape == (3, 16, 8)
+
+
+@pytest.mark.parametrize(
+    ("values", "channels", "message"),
+    [
+        (COLOUR, 1, r"has 3 channels of shape \(5, 7\), expected a 2D picture of one channel; take one of them"),
+        (GREY.astype(np.uint16), 3, r"has 1 channels of shape \(5, 7\), expected a 2D picture of 3 channels$"),
+        (GREY[:1], 1, r"is 1D: its shape \(5, 1\) has one voxel along an axis, expected a 2D picture"),
+        (GREY * 0, 1, "is constant: all voxels are 0, expected a scan with contrast"),
+    ],
+)
+def test_bad_pictures(values: np.ndarray, channels: int, message: str, tmp_path: Path) -> None:
+    path = _picture(tmp_path / "picture.png", values)
+    scan = LoadScand("image", spatial_dims=2, channels=channels)({"image": path})["image"]
+    with pytest.raises(ValueError, match=message):
+        CheckScand("image", spatial_dims=2, channels=channels)({"image": scan})
+
+
+def test_a_scan_where_a_picture_is_expected(array: np.ndarray, tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "scan.nii.gz", array, AFFINE)
+    with pytest.raises(ValueError, match=r"cannot be read, expected a PNG or JPEG file that is not truncated: "):
+        LoadScand("image", spatial_dims=2)({"image": path})
+    with pytest.raises(ValueError, match=r"is 3D, with shape \(9, 10, 11\), expected a 2D picture of one channel"):
+        CheckScand("image", spatial_dims=2)(LoadScand("image")({"image": path}))
+    picture = _picture(tmp_path / "picture.png", GREY)
+    with pytest.raises(ValueError, match=r"is 2D, with shape \(5, 7\), expected a 3D scan of one channel"):
+        CheckScand("image")(LoadScand("image", spatial_dims=2)({"image": picture}))
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+def test_a_truncated_picture(ending: str, part: float, rng: np.random.Generator, tmp_path: Path) -> None:
+    path = _cut(_picture(tmp_path / f"cut.{ending}", rng.integers(0, 255, (40, 50, 3)).astype(np.uint8)), part)
+    with pytest.raises(ValueError, match=rf"cut\.{ending}' cannot be read, expected a PNG or JPEG file"):
+        LoadScand("image", spatial_dims=2, channels=3)({"image": path})
+
+
+def test_the_label_of_a_picture(tmp_path: Path) -> None:
+    """A palette's numbers are a label's values."""
+    label = Image.fromarray(np.where(GREY > 3, 2, 0).astype(np.uint8), "P")
+    label.putpalette([255, 255, 255, 0, 0, 0, 9, 9, 9])
+    label.save(tmp_path / "label.png")
+    data = {"image": _picture(tmp_path / "picture.png", GREY), "label": str(tmp_path / "label.png")}
+    loaded = LoadScand(["image", "label"], spatial_dims=2)(data)
+    checked = CheckScand("image", label_key="label", label_value=2, spatial_dims=2)(loaded)
+    assert torch.unique(checked["label"]).tolist() == [0, 2]
+    loaded["label"] = loaded["label"][:, 1:]
+    with pytest.raises(ValueError, match=r"different grids: shapes \(5, 7\) and \(4, 7\); resample"):
+        CheckScand("image", label_key="label", spatial_dims=2)(loaded)
+
+
+@pytest.mark.parametrize("options", [{"spatial_dims": 1}, {"spatial_dims": 4}, {"channels": 2}])
+@pytest.mark.parametrize("transform", [LoadScand, CheckScand])
+def test_other_numbers_of_axes_or_channels(transform: type, options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="expected 2 or 3 axes, and 1 or 3 channels"):
+        transform("image", **options)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, Invertd, Orientationd, ScaleIntensityRanged
+from monai.transforms import Compose, Invertd, Lambdad, Orientationd, ScaleIntensityRanged
 from scan_files import affine_of, write_dicom, write_in_two, write_itk, write_nifti
 
 from adapters.transforms import CheckScand, LoadScand, RememberedScand
@@ -193,3 +193,25 @@ def test_mistakes_are_those_of_the_transforms(tmp_path: Path) -> None:
         prepared()({"image": str(tmp_path / "none.nii.gz")})
     with pytest.raises(FileNotFoundError, match="there is no image of this name"):
         prepared()({"image": ""})
+
+
+def test_with_a_transform_that_cannot_be_pickled_nothing_is_kept(tmp_path: Path) -> None:
+    path = write(tmp_path / "scan.nii.gz")
+    whole = LoadScand("image")({"image": path})["image"]
+    double = Lambdad("image", lambda scan: 2 * scan)
+    for _ in range(2):
+        scan = RememberedScand("image", [LoadScand("image"), double])({"image": path})["image"]
+        assert torch.equal(scan.as_tensor(), 2 * whole.as_tensor())
+    assert len(SCANS) == 0
+
+
+def test_numbers_with_dots_are_no_endings(tmp_path: Path) -> None:
+    """Slices of DICOM are often named so; a scan that is sent again is the same scan."""
+    array = np.random.default_rng(0).integers(0, 100, SHAPE).astype(np.int16)
+    write_dicom(tmp_path / "series", array[:, :, :1], affine_of("LPS"))
+    (slice_file,) = (tmp_path / "series").iterdir()
+    kept = []
+    for name in ("1.2.840.1", "1.2.840.2"):
+        (tmp_path / name).write_bytes(slice_file.read_bytes())
+        kept.append(RememberedScand("image", [LoadScand("image")])({"image": str(tmp_path / name)})["image"])
+    assert kept[0].data_ptr() == kept[1].data_ptr()

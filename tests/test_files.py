@@ -1,4 +1,4 @@
-"""Which files a scan consists of, as far as it can be told."""
+"""What a case is called, and which files a scan consists of, as far as it can be told."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.files import files_of_scan
+from adapters.files import case_name, files_of_scan
+from adapters.transforms.datalist import entry_name
 
 DICOM = "\0" * 128 + "DICM"
 FILL = "# fill\n" * 10_000  # more than is read of a header
@@ -16,6 +17,8 @@ SCANS = [
     ("a.nii.gz", "", "a.raw", "a.nii.gz"),
     ("A.NII", "", "", "A.NII"),
     ("a.dcm", "", "", "a.dcm"),
+    ("a.png", "", "b.png", "a.png"),
+    ("a.JPG", "", "", "a.JPG"),
     ("IM0001", DICOM, "IM0002", "IM0001"),
     ("1.2.840.55", DICOM, "", "1.2.840.55"),
     ("2dseq", "", "reco", None),
@@ -49,6 +52,41 @@ SCANS = [
     ("a.hdr", "", "b.img", None),
     ("a.img", "", "", None),
 ]
+
+
+@pytest.mark.parametrize(
+    ("file", "case"),
+    [
+        ("STS_004.nii.gz", "STS_004"),
+        ("a.b.nii.gz", "a.b"),
+        ("x.NII.GZ", "x"),
+        ("x.mha", "x"),
+        ("x.png", "x"),
+        ("x.gz", "x"),
+        ("scan_1.5mm.nii", "scan_1.5mm"),
+        ("1.2.840.1", "1.2.840.1"),
+        ("1.2.840.1.dcm", "1.2.840.1"),
+        ("case_00000/imaging.nii.gz", "imaging"),
+        (".nii", ".nii"),
+    ],
+)
+def test_a_case_is_called_after_its_file(file: str, case: str, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    for _ in range(2):  # before it is there, and then
+        assert case_name(tmp_path / file) == case_name(str(tmp_path / file)) == case
+        (tmp_path / file).touch()
+
+
+@pytest.mark.parametrize("name", ["1.2.840.1", "1.2.840.2", "patient.a", "a.nii.gz"])
+def test_a_case_is_called_after_the_whole_name_of_its_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    assert case_name(tmp_path / name) == case_name(f"{tmp_path / name}/") == name
+
+
+def test_a_data_list_may_name_a_case() -> None:
+    image = "case_00000/imaging.nii.gz"
+    assert entry_name({"image": image, "case": "case_00000"}) == "case_00000"
+    assert entry_name({"image": image}) == "imaging"
 
 
 @pytest.mark.parametrize(("name", "content", "beside", "belonging"), SCANS)
