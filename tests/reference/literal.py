@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapters.networks import AggregationDecoder, ImageEncoder3D, SAMAdapter3D, SpatialAdapter, WindowAttention3D
-from adapters.networks.samadapter3d.image_encoder import PATCH, Block3D, Neck, PatchEmbedding3D
+from adapters.networks.layers.patches import PATCH, PatchEmbedding3D
+from adapters.networks.samadapter3d.image_encoder import Block3D, Neck
 
 EPS = 1e-6
 SEPARATED = -100.0
