@@ -1,4 +1,4 @@
-"""Memory of this process, and peak memory of what a device has done."""
+"""The largest memory that a computation took: on a GPU of torch's tensors, on a CPU of the whole process."""
 
 from __future__ import annotations
 
@@ -9,22 +9,6 @@ import torch
 
 _STATUS = Path("/proc/self/status")
 _MIB = 2**20
-
-
-def resident() -> tuple[int, int]:
-    """Bytes that this process holds now, and held at most so far.
-
-    Raises:
-        ImportError: where the system does not say (Windows).
-    """
-    if _STATUS.exists():  # the peak of getrusage can be inherited from the process that started this one
-        lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
-        if {"VmRSS", "VmHWM"} <= lines.keys():
-            return int(lines["VmRSS"].split()[0]) * 1024, int(lines["VmHWM"].split()[0]) * 1024
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return peak, peak
 
 
 def start_peak(device: torch.device) -> None:
@@ -41,7 +25,12 @@ def peak_mib(device: torch.device) -> float | None:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _MIB
+    if _STATUS.exists():  # the peak of getrusage can be inherited from the process that started this one
+        lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines() if ":" in line)
+        if "VmHWM" in lines:
+            return int(lines["VmHWM"].split()[0]) / 1024
     try:
-        return resident()[1] / _MIB
+        import resource
     except ImportError:
         return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (_MIB if sys.platform == "darwin" else 1024)

@@ -44,8 +44,8 @@ def measure_automatic(
     """A sliding window over a scan of noise, by a stand-in for the network that costs next to nothing.
 
     Args:
-        form: "fast" is the library's inferer; "monai" resamples the whole scan, gives it to
-            MONAI's sliding window, and resamples all logits back.
+        form: "fast" is the library's inferer; "monai" resamples the whole scan, gives it to MONAI's sliding window,
+            and resamples all logits back.
         shape: voxels of the scan, (D, H, W).
         crop_size: side of the windows, in voxels.
         spacing: mm of the windows' voxels.

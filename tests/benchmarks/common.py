@@ -75,10 +75,10 @@ def make_image(crop_size: int, batch: int) -> Tensor:
     return torch.randn(batch, 1, crop_size, crop_size, crop_size, generator=torch.Generator().manual_seed(1))
 
 
-def make_prompts(crop_size: int, batch: int, count: int) -> PromptTensors:
+def make_prompts(crop_size: int, batch: int, count: int, device: str = "cpu") -> PromptTensors:
     """So many clicks anywhere in the crop, all on the lesion, the same in every process."""
     points = torch.rand(batch, count, 3, generator=torch.Generator().manual_seed(3)) * (crop_size - 1)
-    return PromptTensors(points, torch.ones(batch, count, dtype=torch.long))
+    return PromptTensors(points.to(device), torch.ones(batch, count, dtype=torch.long, device=device))
 
 
 def projected(values: Tensor, count: int = _PROJECTIONS) -> list[float]:

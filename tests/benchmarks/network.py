@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from adapters.networks import ImageFeatures, get_variant
+from adapters.networks import ImageFeatures, get_backbone, get_sizes
 from tests.benchmarks.common import (
     attention_kernels,
     make_image,
@@ -54,8 +54,7 @@ def measure_network(
     network = make_network(variant, crop_size, mask_decoder={"correction": False}).eval().requires_grad_(False)
     network = network.to(device)
     image = make_image(crop_size, batch).to(device)
-    prompts = make_prompts(crop_size, batch, clicks)
-    points, labels = prompts.points.to(device), prompts.labels.to(device)
+    prompts = make_prompts(crop_size, batch, clicks, device)
     compiled = form == "compiled"
     if compiled:
         for part in (network.image_encoder, network.prompt_head, network.mask_decoder):
@@ -65,9 +64,8 @@ def measure_network(
         if form == "literal":
             encoder = lambda: literal.literal_encode(network.image_encoder, image)  # noqa: E731
             encoder_s, levels = timed(encoder, device)
-            head_s, deepest = timed(
-                lambda: network.prompt_head(levels[-1], points, labels, tuple(image.shape[2:])), device
-            )
+            prompting = (prompts.points, prompts.labels, tuple(image.shape[2:]))
+            head_s, deepest = timed(lambda: network.prompt_head(levels[-1], *prompting), device)
             decoder_s, logits = timed(
                 lambda: literal.literal_decode(network.mask_decoder, [*levels[:-1], deepest], image), device
             )
@@ -78,7 +76,7 @@ def measure_network(
             context = network.mask_decoder.context
             context_s, kept = timed(lambda: context(levels, image), device)  # type: ignore[operator]
             features = ImageFeatures(levels, kept)
-            decode = lambda: network.decode(features, image, points, labels)  # noqa: E731
+            decode = lambda: network.logits(features, image, prompts)  # noqa: E731
             decode_s, logits = timed(decode, device, warm=compiled)
             first_s = encoder_s + context_s + decode_s
             next_s, logits = timed(decode, device)
@@ -108,9 +106,9 @@ def measure_linear(form: str, variant: str, crop_size: int, device: str = "cpu")
     Returns:
         ``layers_s``: seconds of each layer of a block, and ``encoder_s``, those of all blocks.
     """
-    v = get_variant(variant)
+    backbone = get_backbone(variant)
     tokens = (crop_size // 4) ** 3
-    dim = v.embed_dim
+    dim = backbone.embed_dim
     shapes = {
         "adapter down": (dim, dim // 2),
         "adapter up": (dim // 2, dim),
@@ -131,7 +129,7 @@ def measure_linear(form: str, variant: str, crop_size: int, device: str = "cpu")
             else:
                 run = lambda x=x, weight=weight, bias=bias: F.linear(x, weight, bias)  # noqa: E731
             seconds[name] = timed(run, device, warm=True)[0]
-    return {"layers_s": seconds, "encoder_s": v.depth * sum(seconds.values())}
+    return {"layers_s": seconds, "encoder_s": backbone.depth * sum(seconds.values())}
 
 
 def measure_pointwise(variant: str, crop_size: int, device: str = "cpu") -> dict[str, Any]:
@@ -145,14 +143,14 @@ def measure_pointwise(variant: str, crop_size: int, device: str = "cpu") -> dict
     Returns:
         ``softmax_s`` and ``activation_s`` of all blocks, computed piece by piece, and their sum ``encoder_s``.
     """
-    v = get_variant(variant)
+    backbone = get_backbone(variant)
     tokens = (crop_size // 4) ** 3
-    window = min(v.window_size**3, tokens)
-    scores = torch.randn(_WINDOWS * v.num_heads, window, window, device=device)
-    hidden = torch.randn(_TOKENS, 4 * v.embed_dim, device=device)
+    window = min(get_sizes(variant).window_size ** 3, tokens)
+    scores = torch.randn(_WINDOWS * backbone.num_heads, window, window, device=device)
+    hidden = torch.randn(_TOKENS, 4 * backbone.embed_dim, device=device)
     with torch.inference_mode():
         softmax_s, _ = timed(lambda: scores.softmax(-1), device, warm=True)
         activation_s, _ = timed(lambda: F.gelu(hidden), device, warm=True)
-    softmax_s *= v.depth * tokens / window / _WINDOWS
-    activation_s *= v.depth * tokens / _TOKENS
+    softmax_s *= backbone.depth * tokens / window / _WINDOWS
+    activation_s *= backbone.depth * tokens / _TOKENS
     return {"softmax_s": softmax_s, "activation_s": activation_s, "encoder_s": softmax_s + activation_s}

@@ -143,7 +143,7 @@ def _training(plan: Plan) -> Section:
     return Section(
         f"training: {_of(plan)}, one item, one step",
         [
-            plan.row(form, measure_training, form=form, **plan.kernels)
+            plan.row(form, measure_training, form=form, **({} if form == "literal" else plan.kernels))
             for form in plan.forms("literal", "kept", "recomputed", "recomputed bfloat16", "recomputed compiled")
         ],
         {

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from adapters.networks import build_sam_adapter3d, set_trainable
+from adapters.prompts.tensors import PromptTensors
 from tests.benchmarks.common import projected, timed
 from tests.benchmarks.training import training_data, training_network, training_step
 
@@ -84,10 +84,11 @@ def _join(rank: int, work: Any, processes: int, folder: str, arguments: dict[str
 def _train(rank: int, processes: int, variant: str, crop_size: int, batch: int) -> dict[str, Any]:
     network = training_network("kept", variant, crop_size)
     tuned = [p for p in network.parameters() if p.requires_grad]
-    everything = training_data(crop_size, processes * batch)
-    own: tuple[Tensor, ...] = tuple(each[rank * batch : (rank + 1) * batch] for each in everything)
+    image, target, prompts = training_data(crop_size, processes * batch)
+    items = slice(rank * batch, (rank + 1) * batch)
+    own = (image[items], target[items], PromptTensors(prompts.points[items], prompts.labels[items]))
     wrapped = DistributedDataParallel(network, find_unused_parameters=True) if processes > 1 else network
-    step = training_step("kept", wrapped, torch.optim.AdamW(tuned, lr=4e-4), own)  # type: ignore[arg-type]
+    step = training_step("kept", wrapped, torch.optim.AdamW(tuned, lr=4e-4), own)
     step()  # the first one also arranges the buckets
     gradients = torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in tuned])
     sums = projected(gradients, _PROJECTIONS) if rank == 0 else []

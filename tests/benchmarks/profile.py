@@ -314,7 +314,7 @@ def measure_profile(form: Form, variant: str, crop_size: int) -> dict[str, Any]:
         if form == "literal":
             literal.literal_forward(network, image, prompts.points, prompts.labels)
         else:
-            network(image, prompts.points, prompts.labels)
+            network(image, prompts)
         busy = time.process_time() - busy
     (whole,) = (event for event in profile.events() or () if event.name == _CLICK)
     times = list(_sorted(whole))

@@ -132,7 +132,7 @@ def test_flops_are_those_of_the_products_that_are_asked_for(form: str, crop_size
         if form == "literal":
             literal.literal_forward(network, image, prompts.points, prompts.labels)
         else:
-            network(image, prompts.points, prompts.labels)
+            network(image, prompts)
     counted = flops(network, crop_size, form, clicks)
     assert sum(sum(kinds.values()) for kinds in counted.values()) == products.operations
 

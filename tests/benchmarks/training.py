@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adapters.networks import SAMAdapter3D, set_trainable
+from adapters.prompts.tensors import PromptTensors
 from tests.benchmarks.common import attention_kernels, in_fresh_process, make_image, make_network, memory, timed
 from tests.reference import literal
 
@@ -26,29 +27,30 @@ def training_network(form: str, variant: str, crop_size: int, device: str = "cpu
     return set_trainable(network, "published", added=False).train().to(device)
 
 
-def training_data(crop_size: int, batch: int, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Image and mask (B, 1, D, H, W), clicks (B, N, 3) and their labels (B, N), the same in every process."""
+def training_data(crop_size: int, batch: int, device: str = "cpu") -> tuple[Tensor, Tensor, PromptTensors]:
+    """Image and mask (B, 1, D, H, W), and clicks in their middle, the same in every process."""
     image = make_image(crop_size, batch)
-    points, labels = torch.full((batch, _CLICKS, 3), crop_size / 2), torch.ones(batch, _CLICKS, dtype=torch.long)
-    return image.to(device), (image > 1).float().to(device), points.to(device), labels.to(device)
+    points = torch.full((batch, _CLICKS, 3), crop_size / 2, device=device)
+    prompts = PromptTensors(points, torch.ones(batch, _CLICKS, dtype=torch.long, device=device))
+    return image.to(device), (image > 1).float().to(device), prompts
 
 
 def training_step(
     form: str,
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
-    data: tuple[Tensor, Tensor, Tensor, Tensor],
+    data: tuple[Tensor, Tensor, PromptTensors],
 ) -> Callable[[], None]:
     """A step: forward, backward, AdamW. The gradients stay until the next one."""
-    image, target, points, labels = data
+    image, target, prompts = data
 
     def step() -> None:
         optimiser.zero_grad()
         with torch.autocast(image.device.type, torch.bfloat16, enabled=form.endswith(("bfloat16", "compiled"))):
             if form == "literal":
-                logits = literal.literal_forward(network, image, points, labels)
+                logits = literal.literal_forward(network, image, prompts.points, prompts.labels)
             else:
-                logits = network(image, points, labels)
+                logits = network(image, prompts)
         loss = F.binary_cross_entropy_with_logits((logits[:, 1:] - logits[:, :1]).float(), target)
         loss.backward()
         optimiser.step()
