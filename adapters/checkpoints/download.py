@@ -99,8 +99,8 @@ def download_weights(name: str, output: str | Path = ".", *, url: str = "", prog
     """Fetch one of SAM's checkpoint files, unless it is there already, and check it.
 
     The bytes go into ``<file>.part``, which takes the file's place once size and sha256 are right. After a break the
-    rest is asked for (HTTP Range, with If-Range where the server gave a strong ETag), in the same call or in the next
-    one; a server that cannot do that sends it all again.
+    rest is asked for, in the same call or in the next one: HTTP Range, with If-Range where the server gave a strong
+    ETag. A server that cannot do that sends it all again.
 
     Args:
         name: "sam_vit_b", "sam_vit_l" or "sam_vit_h".
@@ -112,7 +112,7 @@ def download_weights(name: str, output: str | Path = ".", *, url: str = "", prog
         The file's path.
 
     Raises:
-        ValueError: an unknown name, another kind of address, an output that is a file; or content of another size or
+        ValueError: an unknown name, another kind of address, an output that is a file. Content of another size or
             sha256, from the server or in a file that was there before.
         OSError: the server cannot be reached or has no such file, the transfer breaks again and again, another process
             fetches into the same folder, or the disk is too small.

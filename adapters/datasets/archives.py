@@ -1,7 +1,7 @@
 """Unpacking an archive whole or not at all, and nothing outside its folder.
 
-MONAI's `safe_extract_member` checks each path. The rest is ours: MONAI's `extractall` and tarfile's data filter take a
-tar that was cut between two members for whole, overwrite a doubled member, and know neither free room nor progress.
+MONAI's `safe_extract_member` checks each path. The rest is ours: for MONAI's `extractall` and tarfile's data filter, a
+tar that was cut between two members is whole. They overwrite a doubled member, and know neither free room nor progress.
 """
 
 from __future__ import annotations

@@ -93,13 +93,13 @@ def phantom_tumours(seed: int, extent: Sequence[float] | NDArray[np.float64], *,
     rng = np.random.default_rng([seed, 0])
     quarters = rng.permutation([(1, 1), (1, -1), (-1, 1), (-1, -1)])[:tumours]
     size = np.asarray(extent, dtype=np.float64)
-    found = []
+    ellipsoids = []
     for right, front in quarters:
         longest = 0.11 * min(size) * rng.uniform(0.75, 1.0)
         semi_axes = longest * np.array([1.0, rng.uniform(0.6, 1.0), rng.uniform(0.5, 0.9)])
         place = np.array([0.2 * right, 0.13 * front, rng.uniform(-0.2, 0.2)])
-        found.append(Ellipsoid(place * size, semi_axes, Rotation.random(random_state=rng).as_matrix()))
-    return found
+        ellipsoids.append(Ellipsoid(place * size, semi_axes, Rotation.random(random_state=rng).as_matrix()))
+    return ellipsoids
 
 
 def _affine(shape: Sequence[int], spacing: Sequence[float], orientation: str) -> NDArray[np.float64]:
@@ -158,7 +158,7 @@ def phantom(
 
     Returns:
         The image (i, j, k) in HU, the label (i, j, k) with 1 in the tumours, and the (4, 4) affine from voxels to world
-        (mm, RAS+), with the world's origin at the middle of the grid.
+        (mm, RAS+). The world's origin is the middle of the grid.
 
     Raises:
         ValueError: If the shape, spacing, orientation or number of tumours makes no sense.

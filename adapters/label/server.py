@@ -37,11 +37,11 @@ def find_bundles(folder: str | os.PathLike, names: Sequence[str] = ()) -> list[P
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder of bundles {str(root)!r}: name it with --bundles")
-    there = {path.parents[1].name: path.parents[1] for path in sorted(root.glob("*/configs/inference.json"))}
-    if unknown := [name for name in names if name not in there]:
-        raise ValueError(f"{unknown[0]!r} is no bundle of {str(root)!r}, expected one of {', '.join(there) or 'none'}")
+    known = {path.parents[1].name: path.parents[1] for path in sorted(root.glob("*/configs/inference.json"))}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{unknown[0]!r} is no bundle of {str(root)!r}, expected one of {', '.join(known) or 'none'}")
     bundles = []
-    for bundle in (there[name] for name in (names or there)):
+    for bundle in (known[name] for name in (names or known)):
         if (bundle / "models" / "model.pt").is_file():
             bundles.append(bundle.resolve())
         else:
