@@ -41,13 +41,14 @@ test-label: $(LABEL_VENV)/.installed
 test-ohif: $(LABEL_VENV)/.installed
 	$(LABEL_VENV)/bin/python tests/ohif/run.py
 
+# such as make benchmark BENCHMARK_OPTIONS="--quick"
 benchmark: $(STAMP)
-	$(BIN)/python -m adapters benchmark
+	$(BIN)/python -m tests.benchmarks $(BENCHMARK_OPTIONS)
 
 # all that a GPU is measured by, as a table and as benchmark-gpu.json
 benchmark-gpu: $(STAMP)
-	$(BIN)/python -m adapters benchmark --device cuda --output benchmark-gpu.json \
-	    --what network,training,batch,training_batch,crops,clicks,gpu_memory
+	$(BIN)/python -m tests.benchmarks --device cuda --output benchmark-gpu.json \
+	    --what network,training,batch,training_batch,crops,clicks,gpu_memory $(BENCHMARK_OPTIONS)
 
 clean:
 	rm -rf $(DEMO) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage htmlcov

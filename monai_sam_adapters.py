@@ -2,7 +2,8 @@
 
 PyPI's distribution `adapters` (AdapterHub) imports under the same name as ours. Where it comes first, none of our own
 modules can say so, except this one: the console script ``monai-sam-adapters``, ``import adapters`` and the bundles'
-id ``library``, through `require`, call `check`, which fails with one sentence.
+id ``library``, through `require`, call `check`, which fails with one sentence. ``python -m adapters`` prints that
+sentence too: Python reports an ImportError with the package's name on one line.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def check() -> None:
         found = spec.origin if spec is not None else None
         raise ImportError(
             f"`import adapters` finds {found or 'no package'} instead of monai-sam-adapters' {ours}: "
-            f"if that is PyPI's other package named `adapters`, {remedy}."
+            f"if that is PyPI's other package named `adapters`, {remedy}.",
+            name=_OTHER,
         )
     try:
         version = metadata.version(_OTHER)
@@ -44,7 +46,8 @@ def check() -> None:
         return
     raise ImportError(
         f"PyPI's other package named `adapters` ({version}) is installed in this environment and imports under the "
-        f"same name as monai-sam-adapters: {remedy}."
+        f"same name as monai-sam-adapters: {remedy}.",
+        name=_OTHER,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import monai_sam_adapters
@@ -12,9 +11,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# `python -m adapters` says it in one sentence from __main__: argv[0] is "-m" while Python looks for that module.
-if sys.argv[:1] != ["-m"]:
-    monai_sam_adapters.check()
+monai_sam_adapters.check()
 
 
 def __getattr__(name: str) -> Any:

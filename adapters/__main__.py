@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from typing import Any
 
-import monai_sam_adapters
-
 PROGRAM = "python -m adapters"
 USER_ERROR = 2
 _FIRE_SAYS = {
@@ -134,7 +132,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     try:
-        monai_sam_adapters.check()
         run(given)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

@@ -23,58 +23,21 @@ def verb(function: Verb) -> Verb:
 
 
 @verb
-def convert(checkpoint: str, output: str, *, window_size: int = 8) -> str:
-    """Turns a published 3DSAM-adapter checkpoint into our weight file.
+def convert(
+    checkpoint: str, output: str, *, window_size: int = 8, prompt_heads: int = 8, overwrite: bool = False
+) -> str:
+    """Turns a published 3DSAM-adapter checkpoint, or SAM's, into our weight file.
 
     Args:
         checkpoint: The authors' file, for example best.pth.tar.
         output: The file to write, for example model.pt.
         window_size: Side of the attention windows in tokens, which the published file does not carry.
+        prompt_heads: Attention heads of the prompt head, which it does not carry either.
+        overwrite: Whether an output that exists is replaced.
     """
     from adapters.checkpoints import convert as run
 
-    run(checkpoint, output, window_size=window_size)
-    return f"wrote {output}"
-
-
-@verb
-def benchmark(
-    variant: str = "",
-    crop_size: int = 0,
-    repeats: int = 5,
-    what: str = "",
-    *,
-    literal: bool = True,
-    quick: bool = False,
-    device: str = "cpu",
-    output: str = "",
-) -> str:
-    """Measures time and memory, beside the literal form of the published code.
-
-    Args:
-        variant: Which network: tiny, vit_b, vit_l or vit_h; left out, vit_b where that is not too slow.
-        crop_size: Side of the crop in voxels; left out, 128, or less where that is too slow.
-        repeats: How often each row is run, in turn with the others; medians count.
-        what: The tables, comma-separated: network, training, batch, training_batch, crops, clicks, scan, scan_vit_b,
-            automatic, data, processes, communication, gpu_memory. Left out: network, or with --quick all.
-        literal: Whether to run the literal form, which takes 9 GB for vit_b at 128; --noliteral leaves it out.
-        quick: All tables in a few minutes: one run of each row, fewer rows, smaller crops and scans.
-        device: cpu, or cuda for the tables that a GPU has: network, training, batch, training_batch, crops, clicks and
-            gpu_memory.
-        output: JSON file to write with every run.
-    """
-    from tests.benchmarks import benchmark as run
-
-    return run(
-        variant or None,
-        crop_size or None,
-        repeats,
-        what=[name for name in what.split(",") if name] or None,
-        literal=literal,
-        quick=quick,
-        device=device,
-        output=output or None,
-    )
+    return str(run(checkpoint, output, window_size=window_size, prompt_heads=prompt_heads, overwrite=overwrite))
 
 
 @verb
@@ -127,6 +90,8 @@ def download(weights: str, output: str = ".", url: str = "") -> str:
 def init(name: str, sam: str = "", seed: int = 0, *, random: bool = False, overwrite: bool = False) -> str:
     """Writes the models/model.pt of a bundle that ships none, untrained, from SAM's file.
 
+    A bundle that lies in the installed library is copied first, with the verb get.
+
     Args:
         name: The bundle's name, or its folder.
         sam: SAM's file of the bundle's variant, such as weights/sam_vit_b_01ec64.pth.
@@ -137,6 +102,19 @@ def init(name: str, sam: str = "", seed: int = 0, *, random: bool = False, overw
     from adapters.bundling.weights import init_bundle
 
     return f"wrote {init_bundle(name, sam or None, random=random, seed=seed, overwrite=overwrite)}: untrained"
+
+
+@verb
+def get(name: str, output: str = "bundles") -> str:
+    """Copies a bundle that comes with the library, to be trained or changed.
+
+    Args:
+        name: The bundle's name, or its folder.
+        output: The folder of bundles to copy it into; it is made if it is not there.
+    """
+    from adapters.bundling.get import get_bundle
+
+    return get_bundle(name, output)
 
 
 @verb
@@ -164,7 +142,7 @@ def compare(runs: str, output: str) -> str:
         runs: Each method's folder of scores by name: "ours=eval/ours,SegResNet=eval/segresnet".
         output: The folder to write compare.md, compare.png and compare_boxes.png into; it is made if it is not there.
     """
-    from adapters.scoring.report import compare as run
+    from adapters.scoring.comparison import compare as run
 
     return f"wrote {run(runs, output)}"
 
@@ -288,7 +266,7 @@ def new_bundle(
 def check_bundle(
     name: str = "",
     schema: str = "",
-    bundles: str = "bundles",
+    bundles: str = "",
     device: str = "meta",
     *,
     all: bool = False,  # noqa: A002  (the option's name)
@@ -298,7 +276,7 @@ def check_bundle(
     Args:
         name: Of a folder of bundles, or the path of a bundle anywhere.
         schema: The file of the metadata's schema; left out, it is fetched from the address that the metadata name.
-        bundles: The folder of bundles.
+        bundles: The folder of bundles; left out, bundles/ here, or the library's own where there is none.
         device: Where the network is run once: cpu or cuda:0 compute, meta follows shapes and types alone.
         all: Check all in the folder of bundles.
     """
@@ -314,13 +292,13 @@ def check_bundle(
 
 
 @verb
-def package(name: str, output: str = "dist", bundles: str = "bundles", source: str = "") -> str:
+def package(name: str, output: str = "dist", bundles: str = "", source: str = "") -> str:
     """Writes a bundle as the Model Zoo keeps it: NAME_v<version>.zip and its entry in model_info.json.
 
     Args:
         name: Of a folder of bundles, or the path of a bundle anywhere.
         output: The folder to write into; it is made if it is not there, and other entries of its model_info.json stay.
-        bundles: The folder of bundles.
+        bundles: The folder of bundles; left out, bundles/ here, then the library's own.
         source: The address of the folder that the zip will be offered in; the Model Zoo's when left out.
     """
     from adapters.bundling.package import ZOO_URL
@@ -332,7 +310,7 @@ def package(name: str, output: str = "dist", bundles: str = "bundles", source: s
 @verb
 def label_server(
     studies: str,
-    bundles: str = "bundles",
+    bundles: str = "",
     names: str = "",
     app: str = "label_app",
     host: str = "127.0.0.1",
@@ -343,7 +321,7 @@ def label_server(
 
     Args:
         studies: Folder of scans, or the address of a DICOMweb server.
-        bundles: Folder of bundles.
+        bundles: Folder of bundles; left out, bundles/ here, or the library's own where there is none.
         names: Which of them, with commas between; all that have weights when left out.
         app: The folder that MONAI Label's own app, its logs and links to the bundles are put into.
         host: Address to listen on; there is no password, so others than 127.0.0.1 let anybody in.

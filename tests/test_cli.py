@@ -56,7 +56,7 @@ def test_options_are_read_as_annotated(arguments: list[str], printed: str, capsy
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["fly"], "unknown verb 'fly', expected one of convert, benchmark, phantom, demo"),
+        (["fly"], "unknown verb 'fly', expected one of convert, phantom, demo"),
         (["echo"], "needs the option --text"),
         (["echo", "--text"], "--text needs a value"),
         (["echo", "--text", "a", "--time", "3"], "unknown option or value --time"),
@@ -105,11 +105,11 @@ def test_interrupted(capsys: pytest.CaptureFixture[str]) -> None:
 def test_alone_prints_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     main([])
     printed = capsys.readouterr().out
-    for name in ("convert", "benchmark", "phantom", "demo"):
+    for name in ("convert", "phantom", "demo"):
         assert f"\n  {name} " in printed
 
 
-@pytest.mark.parametrize("name", ["convert", "benchmark", "phantom", "demo"])
+@pytest.mark.parametrize("name", ["convert", "phantom", "demo"])
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_every_verb_has_help(name: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     main([name, flag])

@@ -53,7 +53,8 @@ def test_import_fails_where_both_are_installed(other: Path, tmp_path: Path) -> N
 
 def test_python_m_adapters_says_one_sentence_where_both_are_installed(other: Path, tmp_path: Path) -> None:
     done = python("-m", "adapters", path=[ROOT, other], cwd=tmp_path)
-    assert done.returncode == 2
+    assert done.returncode == 1  # Python's own, of a package that cannot be imported
+    assert done.stdout == ""
     assert len(done.stderr.strip().splitlines()) == 1
     assert "`adapters` (1.3.0) is installed" in done.stderr
 
@@ -62,6 +63,26 @@ def test_ours_alone_passes_and_imports_no_torch(tmp_path: Path) -> None:
     code = "import adapters, sys; print(adapters.__version__, 'torch' in sys.modules, 'monai' in sys.modules)"
     done = python("-c", code, path=[ROOT], cwd=tmp_path)
     assert done.stdout.split() == ["0.1.0", "False", "False"], done.stderr
+
+
+PROCESS_WIDE = """
+import logging, os, signal, sys, threading, warnings
+del sys.argv  # an embedded interpreter may have none
+
+def state():
+    hooks = sys.excepthook, sys.displayhook, threading.excepthook, signal.getsignal(signal.SIGINT)
+    lists = sys.path, sys.meta_path, sys.path_hooks, warnings.filters, logging.root.handlers
+    return hooks, [list(each) for each in lists], logging.root.level, dict(os.environ)
+
+before = state()
+import adapters, adapters.bundling
+print(state() == before)
+"""
+
+
+def test_importing_changes_nothing_process_wide(tmp_path: Path) -> None:
+    done = python("-c", PROCESS_WIDE, path=[ROOT], cwd=tmp_path)
+    assert done.stdout.split() == ["True"], done.stderr
 
 
 def test_one_version_everywhere() -> None:

@@ -1,4 +1,4 @@
-"""``python -m adapters.bundling [--output bundles] [--check]``: write the bundles of the four tasks anew."""
+"""``python -m adapters.bundling [--output bundles] [--check]``, in a source checkout: write the bundles of the four tasks anew."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adapters.bundling import TASKS, differing_files, load_task, write_bundle
-
-_BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+from adapters.bundling.folders import BUNDLES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 1 if ``--check`` found a difference.
     """
     parser = argparse.ArgumentParser(prog="python -m adapters.bundling", description=main.__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--output", default=_BUNDLES, type=Path, help="the folder of bundles")
+    parser.add_argument("--output", default=Path(BUNDLES), type=Path, help="the folder of bundles")
     parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args(arguments)
     differing = []

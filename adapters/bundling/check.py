@@ -19,10 +19,10 @@ from typing import Any, Literal
 from urllib.request import urlopen
 
 import monai_sam_adapters
-from adapters.bundling.folders import bundles_in, find_bundle
+from adapters.bundling.error_text import innermost, one_line
+from adapters.bundling.folders import bundle_folder, bundles_in, find_bundle
 from adapters.bundling.package import bundle_files, large_files
 from adapters.bundling.readme import card_problems
-from adapters.bundling.error_text import innermost, one_line
 from adapters.files import cache_folder, file_hash, write_whole
 
 __all__ = ["CHECKS", "Finding", "check_bundle", "check_bundles"]
@@ -161,7 +161,7 @@ def _check(name: str, right: str) -> Callable[[Check], Check]:
 def check_bundle(
     bundle: str | os.PathLike,
     *,
-    bundles: str | os.PathLike = "bundles",
+    bundles: str | os.PathLike | None = None,
     schema: str | os.PathLike | None = None,
     device: str = "meta",
     verbs: Mapping[str, Callable[..., Any]] | None = None,
@@ -172,7 +172,7 @@ def check_bundle(
 
     Args:
         bundle: name of a folder in `bundles`, or the path of a bundle anywhere.
-        bundles: a folder of bundles.
+        bundles: a folder of bundles, as `find_bundle`.
         schema: the file of the metadata's schema. None: the address that the metadata name, kept in a cache.
         device: where the network is run once: "cpu" or "cuda:0" compute, "meta" follows shapes and types alone.
         verbs: the functions by which the commands of `python -m adapters` in the bundle's README are checked; None:
@@ -209,7 +209,7 @@ def check_bundles(names: Sequence[str | os.PathLike], **options: Any) -> tuple[s
     """Checks several bundles.
 
     Args:
-        names: as `check_bundle`; empty: all in the folder ``bundles``.
+        names: as `check_bundle`; empty: all in the folder of bundles, see `bundle_folder`.
         options: as `check_bundle`.
 
     Returns:
@@ -219,10 +219,10 @@ def check_bundles(names: Sequence[str | os.PathLike], **options: Any) -> tuple[s
         FileNotFoundError: as `check_bundle`, or the folder has no bundle.
         ValueError: as `check_bundle`.
     """
-    bundles = Path(options.get("bundles", "bundles")).expanduser()
-    names = names or bundles_in(bundles)
+    bundles = options.get("bundles")
+    names = names or bundles_in(bundle_folder(bundles))
     if not names:
-        raise FileNotFoundError(f"there is no bundle in {str(bundles)!r}: name the folder of bundles")
+        raise FileNotFoundError(f"there is no bundle in {str(bundle_folder(bundles))!r}: name the folder of bundles")
     lines, problems = [], 0
     for name in names:
         findings = check_bundle(name, **options)

@@ -12,16 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adapters.bundling.folders import BUNDLES, ENDING
 from adapters.bundling.template import SECTIONS, write_bundle
-from adapters.datasets.fingerprint import fingerprint, table
-from adapters.transforms import load_datalist
-from adapters.transforms.datalist import entry_name
 
 __all__ = ["bundle_name", "choose", "new_bundle"]
 
 MODALITIES = {"ct": "CT", "mr": "MR", "mri": "MR"}
-SUFFIX = "_samadapter_deepgrow"
-"""MONAI Label takes a folder with ``deepgrow`` in its name for one model that takes clicks."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _OTHER_TYPES = ("deepedit", "detection")  # words that make MONAI Label take a bundle for something else
@@ -38,7 +34,7 @@ def new_bundle(
     name: str,
     datalist: str | os.PathLike,
     label: int,
-    output: str | os.PathLike = "bundles",
+    output: str | os.PathLike = BUNDLES,
     *,
     dataset_dir: str | os.PathLike | None = None,
     modality: str = "",
@@ -73,6 +69,8 @@ def new_bundle(
         ValueError: the folder exists; a name, number or modality that cannot be; a section missing, or a case in two of
             them; a case for training or validation without a lesion; scans that `fingerprint` refuses.
     """
+    from adapters.datasets.fingerprint import fingerprint
+
     folder = Path(output).expanduser()
     bundle = folder / bundle_name(name)
     if os.path.lexists(bundle):
@@ -137,7 +135,7 @@ def bundle_name(name: str) -> str:
     for word in _OTHER_TYPES:
         if word in name:
             raise ValueError(f"name is {name!r}, expected one without {word!r}, which is another type in MONAI Label")
-    return name if "deepgrow" in name else name + SUFFIX
+    return name if "deepgrow" in name else name + ENDING
 
 
 def choose(
@@ -184,6 +182,8 @@ def _check_numbers(label: int, crop_size: int | None, spacing: float | None) -> 
 
 def _read_list(path: Path, base: Path) -> dict[str, Any]:
     """The data list, checked: all sections, all files, no case twice."""
+    from adapters.transforms.datalist import entry_name, load_datalist
+
     entries = {"training": load_datalist(path, "training", base)}
     listed = json.loads(path.read_text(encoding="utf-8"))
     for section in SECTIONS[1:]:
@@ -226,7 +226,7 @@ def _modality(given: str, listed: Any, name: str) -> str:
 
 
 def _words(name: str) -> str:
-    words = [word for word in name.replace(SUFFIX, "").split("_") if word not in MODALITIES]
+    words = [word for word in name.replace(ENDING, "").split("_") if word not in MODALITIES]
     return " ".join(words).capitalize() or name
 
 
@@ -258,6 +258,8 @@ def _times(numbers: Sequence[float], form: str) -> str:
 
 
 def _report(values: dict[str, Any], found: dict[str, Any], bundle: Path) -> str:
+    from adapters.datasets.fingerprint import table
+
     train, evaluate, infer = (bundle / "configs" / f"{name}.json" for name in ("train", "evaluate", "inference"))
     chosen = (
         f"{values['modality']}, clipped to {values['clip_low']:g} .. {values['clip_high']:g}, mean {values['mean']:g}, "

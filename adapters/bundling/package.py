@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
-from adapters.bundling.folders import find_bundle
+import yaml
+
 from adapters.bundling.error_text import one_line
+from adapters.bundling.folders import find_bundle
 from adapters.files import file_hash, replacing, write_whole
 
 __all__ = ["bundle_files", "large_files", "package"]
@@ -43,12 +45,10 @@ def large_files(bundle: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: the file cannot be read, or is no list of entries under ``large_files``.
     """
-    from monai.bundle import ConfigParser
-
     for path in (bundle / name for name in LARGE_FILES):
         if path.is_file():
             try:
-                listed = ConfigParser.load_config_file(path)["large_files"]
+                listed = yaml.safe_load(path.read_text(encoding="utf-8"))["large_files"]
             except Exception as error:  # whatever the parsers of YAML and JSON raise
                 raise ValueError(
                     f"{path.name} cannot be read ({one_line(error)}): give a list as large_files"
@@ -82,7 +82,7 @@ def package(
     name: str | os.PathLike,
     output: str | os.PathLike = "dist",
     *,
-    bundles: str | os.PathLike = "bundles",
+    bundles: str | os.PathLike | None = None,
     source: str = ZOO_URL,
 ) -> str:
     """Writes ``NAME_v<version>.zip`` and its entry in ``model_info.json``.
@@ -93,7 +93,7 @@ def package(
     Args:
         name: of the bundle, or its path, as `find_bundle`.
         output: folder for the zip and for ``model_info.json``, whose other entries stay; it is made if it is not there.
-        bundles: the folder of bundles.
+        bundles: the folder of bundles, as `find_bundle`.
         source: address of the folder that the zip will be offered in.
 
     Returns:

@@ -8,9 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from adapters.datasets.releases import get_release
-from adapters.scoring.published_figures import published_figures
-
 __all__ = ["TASKS", "differing_files", "load_task", "render", "write_bundle"]
 
 _HERE = Path(__file__).resolve().parent
@@ -21,10 +18,19 @@ TASKS: tuple[str, ...] = ("kidney_tumor", "pancreas_tumor", "liver_tumor", "colo
 
 REMOVED = "{{-}}"
 _SLOT = re.compile(r"\{\{(\w+)\}\}")
-_VARIANTS = {"train_auto": "train", "inference_auto": "inference"}  # written as changes to another configuration
+_VARIANTS = {  # written as changes to another configuration
+    "configs/train_auto.json": "configs/train.json",
+    "configs/inference_auto.json": "configs/inference.json",
+}
 SECTIONS = ("training", "validation", "test")
-_CARD = ("intro", "data", "performance")  # parts of the model card that only published tasks, or only others, have
-_PUBLISHED = {"card": "published", "modality": "CT", "crop_size": 128, "spacing": 1.0, "shift": 20}
+_PUBLISHED = {
+    "card": "published",
+    "family": "samadapter3d",
+    "modality": "CT",
+    "crop_size": 128,
+    "spacing": 1.0,
+    "shift": 20,
+}
 
 
 def load_task(name: str) -> dict[str, Any]:
@@ -38,6 +44,8 @@ def load_task(name: str) -> dict[str, Any]:
     """
     if name not in TASKS:
         raise ValueError(f"task {name!r} is unknown, expected one of {', '.join(TASKS)}")
+    from adapters.datasets.releases import get_release
+
     values = _read(_HERE / "tasks" / f"{name}.json")
     release = get_release(values["release"])
     published = release.constants
@@ -67,7 +75,8 @@ def render(values: Mapping[str, Any]) -> dict[str, str]:
 
     Args:
         values: what `load_task` gives, or the same keys of a task of one's own. ``datalists`` holds, for each fold, the
-            entries of a data list by section; ``card`` is "published" or "own", which parts the model card has.
+            entries of a data list by section; ``card`` is "published" or "own", which parts the model card has;
+            ``family`` is a folder of ``template/families``.
 
     Returns:
         Texts by path inside the bundle.
@@ -76,17 +85,16 @@ def render(values: Mapping[str, Any]) -> dict[str, str]:
         ValueError: the template asks for a value that is missing.
     """
     filled = {**values, **_derived(values)}
+    sources = _sources(values["family"])
     files = {}
-    for path in sorted((_TEMPLATE / "configs").glob("*.json")):
-        config = _fill(_read(path), filled, path.name)
-        if path.stem in _VARIANTS:
-            base = _TEMPLATE / "configs" / f"{_VARIANTS[path.stem]}.json"
-            config = _changed(_fill(_read(base), filled, base.name), config)
-        files[f"configs/{path.name}"] = _json(config)
-    for name in ("configs/logging.conf", "large_files.yml", "LICENSE"):
-        files[name] = (_TEMPLATE / name).read_text(encoding="utf-8")
-    for name in ("docs/README.md", "docs/data_license.txt"):
-        files[name] = str(_fill((_TEMPLATE / name).read_text(encoding="utf-8"), filled, name))
+    for name, path in sources.items():
+        if path.suffix == ".json":
+            config = _fill(_read(path), filled, path.name)
+            if base := _VARIANTS.get(name):
+                config = _changed(_fill(_read(sources[base]), filled, base), config)
+            files[name] = _json(config)
+        else:
+            files[name] = str(_fill(path.read_text(encoding="utf-8"), filled, path.name))
     for number, sections in enumerate(values["datalists"]):
         files[f"datalists/fold_{number}.json"] = _datalist(sections)
     return files
@@ -136,13 +144,26 @@ def differing_files(values: Mapping[str, Any], folder: str | Path) -> list[str]:
     return sorted(changed | (found ^ expected.keys()))
 
 
+def _sources(family: str) -> dict[str, Path]:
+    """The template's files of a bundle by their path in it; a family's take the place of the common ones."""
+    folders = (_TEMPLATE / "common", _TEMPLATE / "families" / family / "bundle")
+    return {
+        path.relative_to(folder).as_posix(): path
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
 def _derived(values: Mapping[str, Any]) -> dict[str, Any]:
     """What the template uses beside the values themselves."""
     low, high = ((values[key] - values["mean"]) / values["std"] for key in ("clip_low", "clip_high"))
     counts = {section: len(values["datalists"][0][section]) for section in SECTIONS}
     augmentation = _read(_TEMPLATE / "augmentation.json")[values["augmentation"]]
     last_fold = len(values["datalists"]) - 1
+    family = _TEMPLATE / "families" / values["family"]
     derived = {
+        **_read(family / "family.json"),
         **_read(_TEMPLATE / "modalities.json")[values["modality"]],
         "augmentation": augmentation["transforms"],
         "augmentation_text": augmentation["text"],
@@ -157,14 +178,17 @@ def _derived(values: Mapping[str, Any]) -> dict[str, Any]:
         "published_automatic_table": _published(values["task"], "automatic"),
         "reference_list": "\n".join(f"- {reference}" for reference in values["references"]),
     }
-    for name in _CARD:
-        path = _TEMPLATE / "cards" / values["card"] / f"{name}.md"
-        derived[name] = str(_fill(path.read_text(encoding="utf-8"), {**values, **derived}, path.name)).strip()
+    # parts of the model card that only a family, only published tasks, or only others have
+    for path in (*family.glob("*.md"), *(_TEMPLATE / "cards" / values["card"]).glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        derived[path.stem] = str(_fill(text, {**values, **derived}, path.name)).strip()
     return derived
 
 
 def _published(task: str | None, *groups: str) -> str:
     """A table of published figures, empty for a task without."""
+    from adapters.scoring.published_figures import published_figures
+
     figures = published_figures(task) if task else ()
     rows = [
         f"| {figure.method} | {figure.prompts} | {figure.dice:.2f} | {figure.nsd:.2f} |"
@@ -190,9 +214,15 @@ def _datalist(sections: Mapping[str, list[Any]]) -> str:
 
 
 def _fill(node: Any, values: Mapping[str, Any], source: str) -> Any:
-    """Put values into their slots: a string that is a slot becomes the value, ``{{*name}}`` the items of a list."""
+    """Put values into their slots: a string that is a slot becomes the value, ``{{*name}}`` the items of it."""
     if isinstance(node, dict):
-        return {_fill(key, values, source): _fill(value, values, source) for key, value in node.items()}
+        filled: dict[str, Any] = {}
+        for key, value in node.items():
+            if key.startswith("{{*"):
+                filled |= _value(key[3:-2], values, source)
+            else:
+                filled[_fill(key, values, source)] = _fill(value, values, source)
+        return filled
     if isinstance(node, list):
         return [item for value in node for item in _items(value, values, source)]
     if not isinstance(node, str):

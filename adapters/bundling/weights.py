@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from adapters.bundling.folders import find_bundle
+from adapters.bundling.folders import check_own, find_bundle
 
 __all__ = ["init_bundle"]
 
@@ -34,24 +34,24 @@ def init_bundle(
         The file.
 
     Raises:
-        FileNotFoundError: if SAM's file does not exist.
-        ValueError: if there is no such bundle, if neither or both of `sam` and `random` are given, if the file exists
+        FileNotFoundError: if there is no such bundle, or SAM's file does not exist.
+        ValueError: if the bundle is part of the installed library, if neither or both of `sam` and `random` are given, if the file exists
             and must not be replaced, or if SAM's file cannot be read or is of another variant.
     """
+    folder = check_own(find_bundle(name))
+    if bool(sam) == random:
+        raise ValueError(
+            f"{'both' if random else 'neither'} of sam and random is given: give SAM's file (`python -m adapters download "
+            "sam_vit_b` fetches it) as --sam, or --random for weights that nobody trained."
+        )
+    output = folder / "models" / "model.pt"
+    if output.exists() and not overwrite:
+        raise ValueError(f"{output} exists: move it away, or say --overwrite to lose it.")
     import torch
     from monai.bundle import ConfigParser
 
     from adapters.checkpoints import initialise, save_model
 
-    folder = find_bundle(name)
-    if bool(sam) == random:
-        raise ValueError(
-            f"sam={str(sam or '')!r} and random={random}: give SAM's file (`python -m adapters download sam_vit_b` "
-            "fetches it), or random=True for weights that nobody trained."
-        )
-    output = folder / "models" / "model.pt"
-    if output.exists() and not overwrite:
-        raise ValueError(f"{output} exists: move it away, or say overwrite=True to lose it.")
     parser = ConfigParser()
     parser.read_config(folder / "configs" / "inference.json")
     torch.manual_seed(seed)

@@ -4,8 +4,8 @@ from adapters.checkpoints.conversion import Conversion, convert, initialise
 from adapters.checkpoints.download import WEIGHTS, WeightFile, download_weights
 from adapters.checkpoints.export import check_onnx, export_network
 from adapters.checkpoints.ours import load_adapter, load_model, save_adapter, save_model
-from adapters.checkpoints.samadapter3d import load_published
 from adapters.checkpoints.sam import LoadedSam, SamReport, load_sam
+from adapters.checkpoints.samadapter3d import load_published
 
 __all__ = [
     "WEIGHTS",

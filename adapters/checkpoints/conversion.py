@@ -6,12 +6,12 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
-from adapters.checkpoints.files import Kind, check_output, kind_of, read_checkpoint
+from adapters.checkpoints.files import Kind, check_output, kind_of, opened
 from adapters.checkpoints.ours import load_adapter, load_model, save_model
-from adapters.checkpoints.samadapter3d import network_of
 from adapters.checkpoints.sam import load_sam
+from adapters.checkpoints.samadapter3d import load_published
 from adapters.networks import SAMAdapter3D
-from adapters.networks.constructor_arguments import describe, identity
+from adapters.networks.description import describe, describe_network
 
 __all__ = ["Conversion", "convert", "initialise"]
 
@@ -67,22 +67,23 @@ def convert(
         ValueError: if the checkpoint cannot be read or is neither of the two, or the output exists.
     """
     output = check_output(output, overwrite=overwrite)
-    read = read_checkpoint(checkpoint)
-    kind = kind_of(read, str(checkpoint))
+    read = opened(checkpoint)
+    kind = kind_of(*read)
     if kind == "ours":
-        raise ValueError(f"{checkpoint} is a state dict of SAMAdapter3D already: there is nothing to convert.")
+        raise ValueError(f"{checkpoint} is a state dict of this library's already: there is nothing to convert.")
     if kind == "published":
-        network = network_of(read, str(checkpoint), window_size=window_size, prompt_heads=prompt_heads)
+        network = load_published(read, window_size=window_size, prompt_heads=prompt_heads)
     else:
-        network = load_sam(checkpoint).network
+        network = load_sam(read).network
     save_model(
         network,
         output,
         overwrite=overwrite,
         untrained="" if kind == "published" else f"started from {Path(checkpoint).name}",
     )
-    found = identity(network)
-    result = Conversion(kind, describe(found), found["crop_size"], output, trained=kind == "published")
+    description = describe_network(network)
+    crop_size = description["parts"]["image_encoder"]["crop_size"]
+    result = Conversion(kind, describe(description), crop_size, output, trained=kind == "published")
     logger.info("%s", result)
     return result
 
@@ -126,8 +127,8 @@ def initialise(
             f"pretrained={str(pretrained)!r} is complete and would replace all of "
             f"sam_checkpoint={str(sam_checkpoint)!r}: give one of them."
         )
-    elif kind_of(checkpoint := read_checkpoint(pretrained), str(pretrained)) == "published":
-        network_of(checkpoint, str(pretrained), network=network)
+    elif kind_of(*(read := opened(pretrained))) == "published":
+        load_published(read, network=network)
     else:
-        load_model(pretrained, network)
+        load_model(read, network)
     return network.train(training)

@@ -15,11 +15,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-import adapters
 from adapters.checkpoints.files import replacing
-from adapters.networks import SAMAdapter3D
-from adapters.networks.constructor_arguments import identity
+from adapters.checkpoints.ours import about
 from adapters.networks.samadapter3d.export_forms import DecoderForm, EncoderForm, example_inputs
+from adapters.prompts.tensors import PromptTensors
 
 __all__ = ["Format", "check_onnx", "export_network"]
 
@@ -38,7 +37,9 @@ def export_network(network: nn.Module, output: str | Path, kind: Format) -> list
     - ``onnx``: ``encoder.onnx`` (image to context, deepest) and ``decoder.onnx`` (image, context, deepest, clicks,
       labels to logits), for one crop of the network's own size and any number of clicks.
     - ``torchscript``: ``model.ts``, called with an image and, if there are any, clicks and labels; one crop as above.
-    - ``safetensors``: ``model.safetensors``, the weights by name; what the network is stands in the file's metadata.
+    - ``safetensors``: ``model.safetensors``, the weights by name.
+
+    What the network is (`adapters.networks.description`) stands in the metadata of each, as ``monai_sam_adapters``.
 
     ONNX and TorchScript take no mask to start from and do not check clicks.
 
@@ -71,12 +72,12 @@ def export_network(network: nn.Module, output: str | Path, kind: Format) -> list
             scripted = torch.jit.script(network)
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / "model.ts", overwrite=True) as temporary:
-            torch.jit.save(scripted, str(temporary), _extra_files={"network.json": json.dumps(_about(network))})
+            torch.jit.save(scripted, str(temporary), _extra_files={"network.json": json.dumps(about(network))})
         return [folder / "model.ts"]
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with replacing(folder / "model.safetensors", overwrite=True) as temporary:
-        safetensors.torch.save_file(state, temporary, {"format": "pt", **_about(network)})
+        safetensors.torch.save_file(state, temporary, {"format": "pt", **about(network)})
     return [folder / "model.safetensors"]
 
 
@@ -105,13 +106,14 @@ def check_onnx(network: nn.Module, folder: str | Path, *, crops: int = 3, seed: 
     ]
     worst = 0.0
     for inputs in _crops(network, crops, seed):
+        on_device = [tensor.to(next(network.parameters()).device) for tensor in inputs]
         with torch.no_grad():
-            expected = network(*(tensor.to(next(network.parameters()).device) for tensor in inputs)).cpu().numpy()
+            expected = network(on_device[0], PromptTensors(*on_device[1:])).cpu().numpy()
         image, clicks, labels = (tensor.numpy() for tensor in inputs)
         features = sessions[0].run(_FEATURES, {"image": image})
         given = {"image": image, **dict(zip(_FEATURES, features, strict=True)), "clicks": clicks, "labels": labels}
-        (found,) = sessions[1].run(["logits"], given)
-        worst = max(worst, float(np.abs(found - expected).max() / np.abs(expected).max()))
+        (logits,) = sessions[1].run(["logits"], given)
+        worst = max(worst, float(np.abs(logits - expected).max() / np.abs(expected).max()))
     if not worst <= TOLERANCE:
         raise ValueError(
             f"the ONNX files in {folder} differ from the network by {worst:.1e} of its largest logit, expected at most "
@@ -157,18 +159,10 @@ def _onnx(network: nn.Module, forms: tuple[EncoderForm, DecoderForm], folder: Pa
                 )
             if program is None:
                 raise RuntimeError("torch.onnx.export gave no program")
-            program.model.metadata_props.update(_about(network))
+            program.model.metadata_props.update(about(network))
             program.save(Path(temporary) / (_ENCODER if form is encoder else _DECODER))
         # a model of more than 2 GB has its weights in a second file
         return [path.replace(folder / path.name) for path in sorted(Path(temporary).iterdir())]
-
-
-def _about(network: nn.Module) -> dict[str, str]:
-    """What goes beside the weights."""
-    about = {"library": "monai-sam-adapters", "library_version": adapters.__version__}
-    if isinstance(network, SAMAdapter3D):
-        about["identity"] = json.dumps(identity(network))
-    return about
 
 
 def _need(*packages: str) -> None:

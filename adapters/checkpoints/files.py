@@ -7,15 +7,16 @@ import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from adapters import files
+from adapters.networks.description import stored_description
 
-__all__ = ["Kind", "check_output", "check_tensors", "kind_of", "read_checkpoint", "replacing"]
+__all__ = ["Checkpoint", "Kind", "check_output", "check_tensors", "kind_of", "opened", "read_checkpoint", "replacing"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +24,31 @@ Kind = Literal["sam", "published", "ours"]
 
 _KINDS = (
     "SAM's checkpoint (image_encoder.*), a published 3DSAM-adapter checkpoint (encoder_dict, feature_dict, "
-    "decoder_dict) or a state dict of SAMAdapter3D"
+    "decoder_dict) or a state dict of this library's"
 )
+
+
+class Checkpoint(NamedTuple):
+    """What was read from a file, once, and what messages call it."""
+
+    content: Any
+    source: str
+
+
+def opened(checkpoint: str | Path | Mapping[str, Any] | Checkpoint) -> Checkpoint:
+    """Read a checkpoint, unless it has been read.
+
+    Args:
+        checkpoint: the file, or what was read from it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_checkpoint`.
+    """
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    if isinstance(checkpoint, Mapping):
+        return Checkpoint(checkpoint, "the checkpoint")
+    return Checkpoint(read_checkpoint(checkpoint), str(checkpoint))
 
 
 def _numpy_scalars() -> list[Any]:
@@ -73,19 +97,19 @@ def read_checkpoint(path: str | Path) -> Any:
 
 
 def kind_of(checkpoint: Any, source: str = "the checkpoint") -> Kind:
-    """Whether a checkpoint is SAM's, a published one, or a state dict of our network.
+    """Whether a checkpoint is SAM's, a published one, or a state dict of one of our networks.
 
     Args:
         checkpoint: what `read_checkpoint` gave.
         source: what it came from, for the message.
 
     Raises:
-        ValueError: if it is none of them.
+        ValueError: if it is none of them, or ours and of a later format.
     """
     if isinstance(checkpoint, Mapping):
         if {"encoder_dict", "feature_dict", "decoder_dict"} & checkpoint.keys():
             return "published"
-        if "image_encoder.depth_embed" in checkpoint:
+        if "image_encoder.depth_embed" in checkpoint or stored_description(checkpoint, source):
             return "ours"
         if any(str(name).startswith("image_encoder.") for name in checkpoint):
             return "sam"
@@ -139,7 +163,9 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
     if path.is_dir():
         raise ValueError(f"the output {path} is a folder: give the path of the file to write.")
     if path.exists() and not overwrite:
-        raise ValueError(f"the output {path} exists already: choose another name, remove it, or pass overwrite=True.")
+        raise ValueError(
+            f"the output {path} exists already: choose another name, or overwrite it (overwrite=True, --overwrite)."
+        )
     return path
 
 

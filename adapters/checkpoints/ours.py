@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +13,44 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 import adapters
-from adapters.checkpoints.files import check_tensors, kind_of, read_checkpoint, replacing
-from adapters.checkpoints.sam import frozen_names, sam_tensors
-from adapters.networks import SAMAdapter3D, Variant, build_sam_adapter3d, get_variant
-from adapters.networks.constructor_arguments import (
-    CUSTOM,
-    check_identity,
-    identity,
+from adapters.checkpoints.files import Checkpoint, check_tensors, kind_of, opened, replacing
+from adapters.checkpoints.sam import opened_sam, sam_tensors
+from adapters.networks import PromptableNetwork, SAMAdapter3D
+from adapters.networks.description import (
+    METADATA_KEY,
+    check_description,
+    describe_network,
     mark_untrained,
-    matching_variant,
-    network_sizes,
-    stored_identity,
+    read_description,
+    stored_description,
 )
+from adapters.networks.families import build_described
+from adapters.networks.roles import roles
 
-__all__ = ["load_adapter", "load_model", "save_adapter", "save_model"]
+__all__ = ["about", "load_adapter", "load_model", "save_adapter", "save_model"]
 
 logger = logging.getLogger(__name__)
 
-_ADAPTER_FORMAT = "sam_adapter3d"
-_SHALLOWER = re.compile(r"prompt_head\.shallower\.(\d)\.")
+_VERSION_1 = "sam_adapter3d"  # the format of adapters that 0.1 wrote
+_CALLS_FOR_EACH = 50  # of torch, to make a tensor and to fill it: 7 as a rule, more for networks that compute tables
+_OTHER_FORMATS = {
+    "sam": "SAM's checkpoint: read it with load_sam",
+    "published": "published: read it with load_published",
+}
 
 
-def save_model(network: SAMAdapter3D, path: str | Path, *, overwrite: bool = True, untrained: str = "") -> Path:
+def save_model(network: PromptableNetwork, path: str | Path, *, overwrite: bool = True, untrained: str = "") -> Path:
     """Write all weights as a plain state dict, whole or not at all.
 
     The file is read by ``torch.load(weights_only=True)`` and ``network.load_state_dict(strict=True)``, so by
-    monai.bundle and MONAI Label. Format version, variant and sizes stand in the metadata that PyTorch keeps beside
-    the tensors of a state dict (its ``_metadata``), and are checked by every ``load_state_dict``.
+    monai.bundle and MONAI Label. What the network is (family, backbone, the arguments of its parts) stands in the
+    metadata that PyTorch keeps beside the tensors, and is checked by every ``load_state_dict``.
 
     Args:
-        network: any `SAMAdapter3D`, on any device; the file holds CPU tensors.
+        network: any network of this library's families, on any device; the file holds CPU tensors.
         path: for example ``models/model.pt``.
         overwrite: whether an existing file is replaced.
         untrained: where weights come from that cannot segment yet, such as "random weights". The file says it, and
@@ -68,11 +73,13 @@ def save_model(network: SAMAdapter3D, path: str | Path, *, overwrite: bool = Tru
     return Path(path)
 
 
-def load_model(path: str | Path, network: SAMAdapter3D | None = None) -> SAMAdapter3D:
+def load_model(
+    checkpoint: str | Path | Mapping[str, Any] | Checkpoint, network: PromptableNetwork | None = None
+) -> PromptableNetwork:
     """Read what `save_model` wrote.
 
     Args:
-        path: the file.
+        checkpoint: the file, or what was read from it.
         network: where to put the weights. None: the network that the file says it is of is built (what is trained is
             then as published).
 
@@ -81,67 +88,70 @@ def load_model(path: str | Path, network: SAMAdapter3D | None = None) -> SAMAdap
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        ValueError: if it is truncated, holds more than tensors, is of a newer format or of another variant than the
-            network (both are named), or a tensor is missing, unexpected, of another shape or not finite. A network
-            that was given is then unchanged.
+        ValueError: if it is truncated, holds more than tensors, is of a later format or of another network than the
+            given one (both are named), or a tensor is missing, unexpected, of another shape or not finite. A network
+            that was given is then unchanged. Without a network also if the file does not say what it is of, or not
+            what its tensors are.
     """
-    state = read_checkpoint(path)
-    source = str(path)
-    kind = kind_of(state, source)
-    if kind != "ours":
-        other = {
-            "sam": "SAM's checkpoint: read it with load_sam",
-            "published": "published: read it with load_published",
-        }
-        raise ValueError(f"{source} is no state dict of SAMAdapter3D but {other[kind]}.")
-    found = stored_identity(state) or _identity_from_shapes(state, source)
-    if network is None:
-        built = _build(found, state, source)
-        _fill(built, state, found, source)
-        return built.eval()
-    _fill(network, state, found, source)
-    return network
+    state, source = opened(checkpoint)
+    own = network is not None and isinstance(state, Mapping) and network.state_dict().keys() <= state.keys()
+    if not own and (kind := kind_of(state, source)) != "ours":
+        raise ValueError(f"{source} is no state dict of this library's but {_OTHER_FORMATS[kind]}.")
+    description = stored_description(state, source)
+    if network is not None:
+        _fill(network, state, description, source)
+        return network
+    built = _build(description, state, source)
+    _fill(built, state, description, source)
+    return built.set_trainable().eval()
 
 
-def _identity_from_shapes(state: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """What a state dict without metadata (one that was built anew) is, as far as shapes show it."""
-    blocks = [int(match[1]) for name in state if (match := re.match(r"image_encoder\.blocks\.(\d+)\.", str(name)))]
+class _Blueprint(TorchFunctionMode):
+    """Stops the making of a network that has more parts than a file has tensors for."""
 
-    def shape_of(name: str) -> tuple[int, ...]:
-        if not isinstance(state.get(name), Tensor):
-            raise ValueError(f"{source} lacks tensor {name}: it is incomplete.")
-        return tuple(state[name].shape)
+    def __init__(self, tensors: int) -> None:
+        super().__init__()
+        self.left = _CALLS_FOR_EACH * tensors
 
-    sizes = network_sizes(shape_of, max(blocks, default=0) + 1)
-    variant = matching_variant(sizes)
-    logger.warning("%s does not say what it is: taken for variant %s by its shapes.", source, variant)
-    return {"format_version": 1, "variant": variant, "shapes": sizes}
-
-
-def _build(found: Mapping[str, Any], state: Mapping[str, Tensor], source: str) -> SAMAdapter3D:
-    if found["variant"] == CUSTOM and "sizes" not in found:
-        raise ValueError(
-            f"{source} is of no variant and does not say which sizes it has: build the network and pass it as network."
-        )
-    # the sizes of a variant may have other settings than the variant's own, so they come from the file
-    variant = Variant(found["variant"], **found["sizes"]) if "sizes" in found else get_variant(found["variant"])
-    enlargement = found.get("enlargement", 4)
-    return build_sam_adapter3d(
-        variant,
-        found.get("crop_size", state["image_encoder.depth_embed"].shape[1] * 16 // enlargement),
-        enlargement=enlargement,
-        prompt_head={
-            "num_queries": state["prompt_head.layers.0.global_query"].shape[1],
-            "prompt_levels": [4, *{int(m[1]) for name in state if (m := _SHALLOWER.match(str(name)))}],
-        },
-        mask_decoder={"correction": any(".correction." in name for name in state)},
-    )
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("it describes a network of more tensors than there are in it.")
+        return func(*args, **(kwargs or {}))
 
 
-def _fill(network: SAMAdapter3D, state: Mapping[str, Tensor], found: Mapping[str, Any], source: str) -> None:
-    check_identity(found, identity(network), source=source)
+def _build(
+    description: Mapping[str, Any] | None, state: Mapping[str, Any], source: str, *, whole: bool = True
+) -> PromptableNetwork:
+    """The network that a file describes, made once it is known that the file's tensors are those of such a network."""
+    if description is None:
+        raise ValueError(f"{source} does not say what network it is of: build the network and pass it as network.")
+    try:
+        with torch.device("meta"), _Blueprint(len(state)):
+            shapes = {name: tuple(tensor.shape) for name, tensor in build_described(description).state_dict().items()}
+    except (ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"the network that {source} describes cannot be made: {error}") from error
+    check_tensors(shapes if whole else {name: shapes[name] for name in shapes if name in state}, state, source)
+    return build_described(description)
+
+
+def _fill(
+    network: PromptableNetwork, state: Mapping[str, Any], description: Mapping[str, Any] | None, source: str
+) -> None:
+    if description is not None:
+        check_description(description, network, source=source)
     check_tensors({name: tuple(t.shape) for name, t in network.state_dict().items()}, state, source)
     network.load_state_dict(state)
+
+
+def about(network: torch.nn.Module) -> dict[str, str]:
+    """What goes beside the weights in files that are not PyTorch's: the library, and what the network is."""
+    lines = {"library": "monai-sam-adapters", "library_version": adapters.__version__}
+    if isinstance(network, PromptableNetwork):
+        lines[METADATA_KEY] = json.dumps(describe_network(network))
+    return lines
 
 
 def _sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -154,10 +164,10 @@ def _sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _frozen(sam_checkpoint: str | Path, network: SAMAdapter3D) -> dict[str, Tensor]:
+def _frozen(sam_checkpoint: str | Path | Checkpoint, network: SAMAdapter3D) -> dict[str, Tensor]:
     """SAM's tensors that training as published leaves as they are."""
     tensors = sam_tensors(sam_checkpoint, network)[0]
-    return {name: tensors[name] for name in frozen_names(list(tensors))}
+    return {name: tensors[name] for name, _, role in roles(network) if role == "sam"}
 
 
 def save_adapter(
@@ -189,15 +199,9 @@ def save_adapter(
                 f"{name} of the network differs from {sam_checkpoint}: it started from another SAM file, or was "
                 "trained with trainable='all'; give the file it started from, or keep all of it with save_model."
             )
-    metadata = {
-        "format": _ADAPTER_FORMAT,
-        "library_version": adapters.__version__,
-        "identity": json.dumps(identity(network)),
-        "sam_sha256": _sha256(frozen),
-    }
     kept = {name: tensor.contiguous() for name, tensor in state.items() if name not in frozen}
     with replacing(path, overwrite=overwrite) as temporary:
-        safetensors.torch.save_file(kept, temporary, metadata)
+        safetensors.torch.save_file(kept, temporary, {**about(network), "sam_sha256": _sha256(frozen)})
     return Path(path)
 
 
@@ -217,22 +221,23 @@ def load_adapter(path: str | Path, sam_checkpoint: str | Path, network: SAMAdapt
         ValueError: if one of them is truncated or something else, if SAM's file is another one than the adapter needs,
             or as `load_model`. A network that was given is then unchanged.
     """
-    stored, found, sha256 = _read_adapter(Path(path))
+    stored, description, sha256 = _read_adapter(Path(path))
     source = str(path)
-    target = network if network is not None else _build(found, stored, source)
-    check_identity(found, identity(target), source=source)
-    frozen = _frozen(sam_checkpoint, target)
+    sam = opened_sam(sam_checkpoint)
+    target = network or _build(description, stored, source, whole=False)
+    check_description(description, target, source=source)
+    frozen = _frozen(sam, target)
     if _sha256(frozen) != sha256:
         raise ValueError(
             f"{source} needs another SAM file than {sam_checkpoint}: the sha256 of SAM's frozen encoder tensors is "
             f"{_sha256(frozen)[:12]}, expected {sha256[:12]}; give the file that the adapter was trained from."
         )
-    _fill(target, {**frozen, **stored}, found, source)
-    return target if network is not None else target.eval()
+    _fill(target, {**frozen, **stored}, description, source)
+    return target if network is not None else target.set_trainable().eval()
 
 
 def _read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-    """Tensors, identity and SAM's digest."""
+    """Tensors, description and SAM's digest."""
     if not path.exists():
         raise FileNotFoundError(f"the adapter {path} does not exist: check the path.")
     if not path.is_file():
@@ -245,6 +250,9 @@ def _read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
         raise ValueError(
             f"the adapter {path} cannot be read ({error}): it is truncated or no safetensors file; fetch it again."
         ) from error
-    if metadata.get("format") != _ADAPTER_FORMAT or not {"identity", "sam_sha256"} <= metadata.keys():
+    if metadata.get("format") == _VERSION_1:
+        metadata[_VERSION_1] = json.loads(metadata.get("identity", "null"))
+    description = read_description(metadata, tensors, source=str(path))
+    if description is None or "sam_sha256" not in metadata:
         raise ValueError(f"{path} is a safetensors file but no adapter: expected one that save_adapter wrote.")
-    return tensors, json.loads(metadata["identity"]), metadata["sam_sha256"]
+    return tensors, description, metadata["sam_sha256"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +12,18 @@ import torch
 from torch import Tensor
 
 from adapters.checkpoints.download import download_verb
-from adapters.checkpoints.files import check_tensors, kind_of, read_checkpoint
-from adapters.networks import ImageEncoder3D, SAMAdapter3D, Variant, build_sam_adapter3d, get_variant
-from adapters.networks.constructor_arguments import encoder_sizes, matching_variant
-from adapters.networks.samadapter3d.network import Trainable
+from adapters.checkpoints.files import Checkpoint, check_tensors, kind_of, opened
+from adapters.networks import Backbone, ImageEncoder3D, SAMAdapter3D, Sizes, build_sam_adapter3d, get_sizes
+from adapters.networks.backbones import name_of_sizes
+from adapters.networks.roles import roles
 
-__all__ = ["LoadedSam", "SamReport", "load_sam", "sam_tensors"]
+__all__ = ["LoadedSam", "SamReport", "encoder_sizes", "load_sam", "opened_sam", "sam_tensors"]
 
 logger = logging.getLogger(__name__)
 
-_TUNED = (".norm1.", ".norm2.")  # SAM's tensors that the adapter trains on; all other used ones stay as SAM has them
+_ENCODER = "image_encoder."
+_OF_SAM = ("sam", "tuned")  # roles of the tensors that SAM gives
+_DERIVED = ("depth", "constant")  # roles of those that start from SAM's
 
 
 class SamReport(NamedTuple):
@@ -60,31 +61,52 @@ class LoadedSam(NamedTuple):
     report: SamReport
 
 
-def _sam_name(name: str) -> str:
-    return name.replace("patch_embed.plane.", "patch_embed.proj.")
+def encoder_sizes(shape_of: Callable[[str], tuple[int, ...]], depth: int) -> dict[str, Any]:
+    """Sizes of SAM's image encoder, read off the shapes of its tensors.
 
+    Args:
+        shape_of: gives the shape of a tensor by the name that it has in SAM's files.
+        depth: number of blocks.
 
-def _encoder_of(network: SAMAdapter3D) -> ImageEncoder3D:
-    if not isinstance(network.image_encoder, ImageEncoder3D):
+    Returns:
+        The fields of `Backbone` but the name.
+
+    Raises:
+        ValueError: if the shapes are those of no encoder.
+    """
+
+    def checked(name: str, axes: int) -> tuple[int, ...]:
+        shape = shape_of(name)
+        if len(shape) != axes:
+            raise ValueError(f"{name} has shape {tuple(shape)}: expected {axes} axes.")
+        return shape
+
+    _, table_size, columns, embed_dim = checked("image_encoder.pos_embed", 4)
+    if columns != table_size:
+        raise ValueError(f"image_encoder.pos_embed is {table_size}x{columns}: expected a square table of positions.")
+    tables = [checked(f"image_encoder.blocks.{i}.attn.rel_pos_h", 2) for i in range(depth)]
+    head_dim = tables[0][1]
+    if head_dim < 1 or embed_dim % head_dim:
         raise ValueError(
-            f"the network's image encoder is a {type(network.image_encoder).__name__}: SAM's weights fit an "
-            "ImageEncoder3D only."
+            f"image_encoder.blocks.0.attn.rel_pos_h is {head_dim} wide: expected the width of one attention head, "
+            f"a divisor of the tokens' width {embed_dim}."
         )
-    return network.image_encoder
-
-
-def _is_derived(name: str) -> bool:
-    return name.endswith(("depth_embed", "depth_weight", "depth_bias", "rel_pos_d", "rel_pos_gain"))
-
-
-def _is_ours(name: str) -> bool:
-    return ".adapter." in name or name.startswith("image_encoder.necks.")
-
-
-def _wanted(network: SAMAdapter3D) -> list[str]:
-    """Names in our network of the tensors that SAM gives."""
-    names = [f"image_encoder.{name}" for name in _encoder_of(network).state_dict()]
-    return [name for name in names if not _is_derived(name) and not _is_ours(name)]
+    lengths = [shape[0] for shape in tables]
+    long = 2 * table_size - 1
+    short = sorted({n for n in lengths if n != long})
+    if len(short) > 1 or any(n % 2 == 0 for n in short):
+        raise ValueError(
+            f"the relative-position tables have {short} rows: expected one odd number for all windowed blocks, and "
+            f"{long} for the global ones."
+        )
+    return {
+        "embed_dim": embed_dim,
+        "depth": depth,
+        "num_heads": embed_dim // head_dim,
+        "global_blocks": tuple(i for i, n in enumerate(lengths) if n == long) if short else (),
+        "table_size": table_size,
+        "sam_window": (short[0] + 1) // 2 if short else table_size,
+    }
 
 
 def _sizes(state: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -101,24 +123,33 @@ def _sizes(state: Mapping[str, Any], source: str) -> dict[str, Any]:
     return encoder_sizes(shape_of, max(blocks) + 1)
 
 
-def _read(path: str | Path) -> dict[str, Tensor]:
-    if not Path(path).exists():
+def opened_sam(checkpoint: str | Path | Checkpoint) -> Checkpoint:
+    """Read SAM's checkpoint, unless it has been read.
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: if it cannot be read or is no SAM checkpoint.
+    """
+    if isinstance(checkpoint, str | Path) and not Path(checkpoint).exists():
         raise FileNotFoundError(
-            f"the checkpoint {path} does not exist: check the path, or fetch SAM's with `{download_verb(path)}`."
+            f"the checkpoint {checkpoint} does not exist: check the path, or fetch SAM's with "
+            f"`{download_verb(checkpoint)}`."
         )
-    state = read_checkpoint(path)
-    kind = kind_of(state, f"the checkpoint {path}")
+    state, source = opened(checkpoint)
+    kind = kind_of(state, f"the checkpoint {source}")
     if kind != "sam":
         other = "load_published" if kind == "published" else "load_model"
-        raise ValueError(f"{path} is no checkpoint of SAM but of a trained 3DSAM-adapter: read it with {other}.")
-    return dict(state)
+        raise ValueError(f"{source} is no checkpoint of SAM but of a trained 3DSAM-adapter: read it with {other}.")
+    return Checkpoint(state, source)
 
 
-def sam_tensors(path: str | Path, network: SAMAdapter3D) -> tuple[dict[str, Tensor], tuple[str, ...], str]:
+def sam_tensors(
+    checkpoint: str | Path | Checkpoint, network: SAMAdapter3D
+) -> tuple[dict[str, Tensor], tuple[str, ...], str]:
     """The tensors of a SAM checkpoint that a network takes as they are, checked.
 
     Args:
-        path: SAM's file.
+        checkpoint: SAM's file, or what was read from it.
         network: the network they are for; it is not changed.
 
     Returns:
@@ -130,47 +161,45 @@ def sam_tensors(path: str | Path, network: SAMAdapter3D) -> tuple[dict[str, Tens
         ValueError: if it cannot be read, is no SAM checkpoint or of another variant than the network, or a tensor of
             its image encoder is missing, unexpected or of another shape.
     """
-    return _match(_read(path), network, str(path))
-
-
-def _match(
-    state: Mapping[str, Tensor], network: SAMAdapter3D, source: str
-) -> tuple[dict[str, Tensor], tuple[str, ...], str]:
-    sizes = _sizes(state, source)
-    here = {f"image_encoder.{k}": tuple(v.shape) for k, v in network.image_encoder.named_parameters()}
-    wanted = _wanted(network)
-    expected = encoder_sizes(here.__getitem__, len(_encoder_of(network).blocks))
-    if sizes != expected:
+    state, source = opened_sam(checkpoint)
+    encoder = network.image_encoder
+    if not isinstance(encoder, ImageEncoder3D):
         raise ValueError(
-            f"{source} is SAM's {_said(sizes)}, but the network is {_said(expected)}: build the network with the "
-            "file's variant, or take SAM's file of the network's variant."
+            f"the network's image encoder is a {type(encoder).__name__}: SAM's weights fit an ImageEncoder3D only."
         )
-    unused = tuple(n for n in state if not n.startswith("image_encoder.") or n.startswith("image_encoder.neck."))
-    check_tensors(
-        {_sam_name(name): here[name] for name in wanted}, {n: t for n, t in state.items() if n not in unused}, source
-    )
-    return {name: state[_sam_name(name)] for name in wanted}, unused, matching_variant(sizes)
+    sizes = _sizes(state, source)
+    shapes = {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
+    own = encoder_sizes(shapes.__getitem__, len(encoder.blocks))
+    if sizes != own:
+        raise ValueError(
+            f"{source} is SAM's {_told(sizes)}, but the network is {_told(own)}: build the network with the file's "
+            "variant, or take SAM's file of the network's variant."
+        )
+    names = {name: _sam_name(name) for name, _, role in roles(network) if role in _OF_SAM}
+    unused = tuple(n for n in state if not n.startswith(_ENCODER) or n.startswith(f"{_ENCODER}neck."))
+    expected = {theirs: shapes[name] for name, theirs in names.items()}
+    check_tensors(expected, {n: t for n, t in state.items() if n not in unused}, source)
+    return {name: state[theirs] for name, theirs in names.items()}, unused, name_of_sizes(sizes)
 
 
-def _said(sizes: Mapping[str, Any]) -> str:
+def _sam_name(name: str) -> str:
+    return name.replace("patch_embed.plane.", "patch_embed.proj.")
+
+
+def _told(sizes: Mapping[str, Any]) -> str:
     return (
-        f"{matching_variant(sizes)} (width {sizes['embed_dim']}, {sizes['depth']} blocks, {sizes['num_heads']} heads, "
+        f"{name_of_sizes(sizes)} (width {sizes['embed_dim']}, {sizes['depth']} blocks, {sizes['num_heads']} heads, "
         f"position table {sizes['table_size']}x{sizes['table_size']})"
     )
 
 
-def frozen_names(names: Sequence[str]) -> list[str]:
-    """Of the tensors that SAM gives, those that training as published leaves as they are."""
-    return [name for name in names if not any(tuned in name for tuned in _TUNED)]
-
-
 def load_sam(
-    path: str | Path,
+    checkpoint: str | Path | Checkpoint,
     network: SAMAdapter3D | None = None,
     *,
-    variant: str | Variant | None = None,
+    variant: str | Backbone | Sizes | None = None,
     crop_size: int | Sequence[int] = 128,
-    trainable: Trainable = "published",
+    trainable: str = "published",
 ) -> LoadedSam:
     """Start a network from SAM's weights, as 3DSAM-adapter does before training.
 
@@ -179,7 +208,7 @@ def load_sam(
     the 16 slices of a patch. Adapters, necks, prompt head and mask decoder are new and have yet to be trained.
 
     Args:
-        path: SAM's ``.pth`` file, in the form of segment-anything.
+        checkpoint: SAM's ``.pth`` file, in the form of segment-anything, or what was read from it.
         network: where to put the weights. None: a network is built.
         variant: of the network that is built. None: what the file is of.
         crop_size: of the network that is built, in voxels (one number or depth, height, width).
@@ -195,47 +224,30 @@ def load_sam(
     """
     if network is not None and variant is not None:
         raise ValueError(f"variant={variant!r} was given beside a network, which has a variant already: give one.")
-    state = _read(path)
+    read = opened_sam(checkpoint)
     if network is None:
-        sizes = _sizes(state, str(path))
+        sizes = _sizes(*read)
         if variant is None:
-            name = matching_variant(sizes)
-            variant = get_variant(name) if name != "custom" else Variant(name, **sizes)
-        elif not sizes.items() <= asdict(get_variant(variant)).items():
-            built = get_variant(variant)
+            variant = Backbone(name_of_sizes(sizes), **sizes)
+        elif sizes != get_sizes(variant).backbone.sizes:
+            backbone = get_sizes(variant).backbone
             raise ValueError(
-                f"{path} is SAM's {_said(sizes)}, but variant {built.name} was asked for, which is "
-                f"{_said({k: getattr(built, k) for k in sizes})}: take the file of that variant, or leave variant out."
+                f"{read.source} is SAM's {_told(sizes)}, but variant {backbone.name} was asked for, which is "
+                f"{_told(backbone.sizes)}: take the file of that variant, or leave variant out."
             )
         network = build_sam_adapter3d(variant, crop_size, trainable)
-    tensors, unused, name = _match(state, network, str(path))
-    derived = _derived(network, tensors)
+    tensors, unused, name = sam_tensors(read, network)
     with torch.no_grad():
-        parameters = dict(network.named_parameters())
-        for key, value in {**tensors, **derived}.items():
-            parameters[key].copy_(value)
+        for key, parameter, role in roles(network):
+            if role in _OF_SAM:
+                parameter.copy_(tensors[key])
+    network.image_encoder.start_depth()  # type: ignore[operator]  # an ImageEncoder3D
     report = SamReport(
         variant=name,
-        used=tuple(_sam_name(key) for key in tensors),
+        used=tuple(map(_sam_name, tensors)),
         unused=unused,
-        derived=tuple(derived),
-        untouched=tuple(key for key in parameters if key not in tensors and key not in derived),
+        derived=tuple(key for key, _, role in roles(network) if role in _DERIVED),
+        untouched=tuple(key for key, _, role in roles(network) if role not in (*_OF_SAM, *_DERIVED)),
     )
-    logger.info("%s: %s", path, report)
+    logger.info("%s: %s", read.source, report)
     return LoadedSam(network, report)
-
-
-def _derived(network: SAMAdapter3D, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Starting values of what SAM lacks because it is flat."""
-    derived = {}
-    for name, parameter in network.named_parameters():
-        if not (name.startswith("image_encoder.") and _is_derived(name)):
-            continue
-        if name.endswith("rel_pos_d"):
-            stem = name[: -len("d")]
-            derived[name] = (tensors[stem + "h"] + tensors[stem + "w"]) / 2
-        elif name.endswith("depth_weight"):
-            derived[name] = torch.full(parameter.shape, 1.0 / parameter.shape[1])
-        else:
-            derived[name] = torch.full(parameter.shape, 0.0 if name.endswith("depth_bias") else 1.0)
-    return derived

@@ -6,14 +6,18 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-import torch
 from torch import Tensor
 
-from adapters.checkpoints.files import check_tensors, kind_of, read_checkpoint
-from adapters.networks import SAMAdapter3D, Variant, build_sam_adapter3d
-from adapters.networks.constructor_arguments import check_identity, identity, matching_variant, network_sizes
+from adapters.checkpoints.files import Checkpoint, check_tensors, kind_of, opened
+from adapters.checkpoints.sam import encoder_sizes
+from adapters.networks import SAMAdapter3D
+from adapters.networks.backbones import name_of_sizes
+from adapters.networks.description import FORMAT_VERSION, check_description, describe, describe_network
+from adapters.networks.families import build_described
+from adapters.networks.layers.patches import PATCH
+from adapters.networks.roles import roles
 
 __all__ = ["load_published"]
 
@@ -70,17 +74,12 @@ def _from_published(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     return tensor.reshape(shape)
 
 
-def _is_added(name: str) -> bool:
-    """Whether the published network lacks this part."""
-    return any(part in name for part in ("label_embed", ".correction.", ".shallower."))
-
-
 def _sections(checkpoint: Any, source: str) -> dict[str, Mapping[str, Any]]:
     """The three dictionaries of tensors, attention masks left out."""
     if kind_of(checkpoint, source) != "published":
         raise ValueError(
             f"{source} is no published 3DSAM-adapter checkpoint: expected encoder_dict, feature_dict and decoder_dict; "
-            "SAM's files are read with load_sam, state dicts of SAMAdapter3D with load_model."
+            "SAM's files are read with load_sam, this library's state dicts with load_model."
         )
     for name, kind in (("encoder_dict", Mapping), ("feature_dict", list | tuple), ("decoder_dict", Mapping)):
         if name not in checkpoint:
@@ -99,67 +98,70 @@ def _sections(checkpoint: Any, source: str) -> dict[str, Mapping[str, Any]]:
     return {"encoder_dict": encoder, "feature_dict[3]": heads[-1], "decoder_dict": checkpoint["decoder_dict"]}
 
 
-class _Read(NamedTuple):
-    """What the shapes of a published checkpoint say."""
+def _described(sections: Mapping[str, Mapping[str, Any]], source: str) -> dict[str, Any]:
+    """The description of the network that a checkpoint is of, as far as shapes say it."""
 
-    sections: dict[str, Mapping[str, Any]]
-    variant: Variant
-    crop_size: int
-    num_queries: int
-    num_layers: int
-
-    def build(self) -> SAMAdapter3D:
-        return build_sam_adapter3d(
-            self.variant, self.crop_size, prompt_head={"num_queries": self.num_queries, "num_layers": self.num_layers}
-        )
-
-
-def _read(checkpoint: Any, source: str, *, window_size: int, prompt_heads: int) -> _Read:
-    if window_size < 1 or prompt_heads < 1:
-        raise ValueError(f"window_size={window_size}, prompt_heads={prompt_heads}: expected positive numbers.")
-    sections = _sections(checkpoint, source)
-
-    def shape_of(name: str) -> tuple[int, ...]:
+    def shape_of(name: str, axes: int | None = None) -> tuple[int, ...]:
         place = _place(name, ())
         tensor = sections[place.section].get(place.name)
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{source} lacks tensor {place.section}.{place.name}: it is incomplete.")
+        if axes is not None and tensor.ndim != axes:
+            raise ValueError(f"{place.name} of {source} has shape {tuple(tensor.shape)}: expected {axes} axes.")
         return tuple(tensor.shape)
 
     def count(section: str, pattern: str) -> int:
-        found = [int(match[1]) for name in sections[section] if (match := re.match(pattern, name))]
-        return max(found, default=-1) + 1
+        numbers = [int(match[1]) for name in sections[section] if (match := re.match(pattern, name))]
+        return max(numbers, default=-1) + 1
 
     depth = count("encoder_dict", r"blocks\.(\d+)\.")
     if depth == 0:
         raise ValueError(f"encoder_dict of {source} holds no blocks.*: it is incomplete.")
-    sizes = network_sizes(shape_of, depth)
-    depth_embed = shape_of("image_encoder.depth_embed")
-    queries = shape_of("prompt_head.layers.0.global_query")
-    for name, shape in (("depth_embed", depth_embed), ("global_query", queries)):
-        if len(shape) != 3:
-            raise ValueError(f"{name} of {source} has shape {shape}: expected three axes.")
-    variant = Variant(matching_variant(sizes), **sizes, window_size=window_size, prompt_heads=prompt_heads)
-    layers = count("feature_dict[3]", r"transformer\.layers\.(\d+)\.")
-    return _Read(sections, variant, VOXELS_PER_TOKEN * depth_embed[1], queries[1], layers)
+    encoder = encoder_sizes(shape_of, depth)
+    encoder["global_blocks"] = list(encoder["global_blocks"])
+    channels = shape_of("image_encoder.necks.0.reduce.weight")[0]
+    return {
+        "format_version": FORMAT_VERSION,
+        "family": SAMAdapter3D.family,
+        "backbone": name_of_sizes(encoder),
+        "arguments": {},
+        "parts": {
+            "image_encoder": {
+                **encoder,
+                "out_channels": channels,
+                "crop_size": VOXELS_PER_TOKEN * shape_of("image_encoder.depth_embed", 3)[1],
+                "enlargement": PATCH // VOXELS_PER_TOKEN,
+            },
+            "prompt_head": {
+                "dim": channels,
+                "mlp_dim": shape_of("prompt_head.layers.0.mlp.lin1.weight")[0],
+                "num_layers": count("feature_dict[3]", r"transformer\.layers\.(\d+)\."),
+                "num_queries": shape_of("prompt_head.layers.0.global_query", 3)[1],
+            },
+            "mask_decoder": {
+                "in_channels": channels,
+                "channels": shape_of("mask_decoder.branches.0.conv1.weight")[0],
+            },
+        },
+    }
 
 
-def _convert(read: _Read, network: SAMAdapter3D, source: str) -> dict[str, Tensor]:
+def _converted(sections: Mapping[str, Mapping[str, Any]], network: SAMAdapter3D, source: str) -> dict[str, Tensor]:
     """Tensors of a checkpoint by our names and in our layout, each checked against the network's."""
-    ours = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items() if not _is_added(name)}
-    places = {name: _place(name, shape) for name, shape in ours.items()}
+    published = {name: tuple(p.shape) for name, p, role in roles(network) if role not in ("added", "ablation")}
+    places = {name: _place(name, shape) for name, shape in published.items()}
     expected = {f"{place.section}.{place.name}": place.shape for place in places.values()}
-    expected[f"feature_dict[3].{_UNUSED}"] = (3, ours["prompt_head.layers.0.norm1.weight"][0] // 2)
-    given = {f"{section}.{name}": tensor for section, part in read.sections.items() for name, tensor in part.items()}
+    expected[f"feature_dict[3].{_UNUSED}"] = (3, published["prompt_head.layers.0.norm1.weight"][0] // 2)
+    given = {f"{section}.{name}": tensor for section, part in sections.items() for name, tensor in part.items()}
     check_tensors(expected, given, source)
     return {
-        name: _from_published(given[f"{place.section}.{place.name}"], ours[name]).float()
+        name: _from_published(given[f"{place.section}.{place.name}"], published[name]).float()
         for name, place in places.items()
     }
 
 
 def load_published(
-    path_or_dict: str | Path | Mapping[str, Any],
+    checkpoint: str | Path | Mapping[str, Any] | Checkpoint,
     *,
     window_size: int = 8,
     prompt_heads: int = 8,
@@ -174,7 +176,7 @@ def load_published(
     this library adds (label embedding, correction prompt) starts so that it changes nothing there.
 
     Args:
-        path_or_dict: the file (``best.pth.tar``, ``last.pth.tar``), or what was read from it.
+        checkpoint: the file (``best.pth.tar``, ``last.pth.tar``), or what was read from it.
         window_size: side of the attention windows, in tokens.
         prompt_heads: attention heads of the prompt head.
         network: where to put the weights; `window_size` and `prompt_heads` are then the network's own and these
@@ -190,38 +192,20 @@ def load_published(
             missing, unexpected, of another shape or not finite (the message names it); or if the network that was
             given is of another variant, in which case it is unchanged.
     """
-    if isinstance(path_or_dict, Mapping):
-        checkpoint, source = path_or_dict, "the checkpoint"
-    else:
-        checkpoint, source = read_checkpoint(path_or_dict), str(path_or_dict)
-    return network_of(checkpoint, source, window_size=window_size, prompt_heads=prompt_heads, network=network)
-
-
-def network_of(
-    checkpoint: Any,
-    source: str,
-    *,
-    window_size: int = 8,
-    prompt_heads: int = 8,
-    network: SAMAdapter3D | None = None,
-) -> SAMAdapter3D:
-    """As `load_published`, of what was read from a file; ``source`` names it in messages."""
+    content, source = opened(checkpoint)
+    if window_size < 1 or prompt_heads < 1:
+        raise ValueError(f"window_size={window_size}, prompt_heads={prompt_heads}: expected positive numbers.")
+    sections = _sections(content, source)
+    description = _described(sections, source)
     if network is None:
-        read = _read(checkpoint, source, window_size=window_size, prompt_heads=prompt_heads)
-        network = read.build()
-    else:
-        here = identity(network)
-        if "sizes" not in here:
-            raise ValueError("the network has components of its own: the published weights fit those of this library.")
-        sizes = here["sizes"]
-        read = _read(checkpoint, source, window_size=sizes["window_size"], prompt_heads=sizes["prompt_heads"])
-        with torch.device("meta"):
-            found = identity(read.build())
-        # what this library adds is not in the file, so its width is the network's own affair
-        added = {name: size for name, size in sizes.items() if name == "correction_channels"}
-        found["sizes"].pop("correction_channels")
-        check_identity({**found, "sizes": {**found["sizes"], **added}}, here, source=source)
-    tensors = _convert(read, network, source)
+        parts = description["parts"]
+        parts["image_encoder"]["window_size"], parts["prompt_head"]["num_heads"] = window_size, prompt_heads
+        network = cast(SAMAdapter3D, build_described(description)).set_trainable()
+    elif None in describe_network(network)["parts"].values():
+        raise ValueError("the network has components of its own: the published weights fit those of this library.")
+    check_description(description, network, source=source)
+    tensors = _converted(sections, network, source)
     network.load_state_dict({**network.state_dict(), **tensors})
-    logger.info("%s: published checkpoint of %s, crop %d", source, read.variant.name, read.crop_size)
+    crop_size = description["parts"]["image_encoder"]["crop_size"]
+    logger.info("%s: published checkpoint of %s, crop %d", source, describe(description), crop_size)
     return network.eval()

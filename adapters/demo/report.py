@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from adapters.scoring.figures import draw_case, png
+from adapters.scoring.figures import box_round, draw_case, png
 
 MARGIN_MM = 40.0
 """Shown round the tumour, the mask and the click."""
@@ -38,24 +38,13 @@ class Shown:
     spacing: tuple[float, float, float]
 
 
-def dice(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    """2·|A and B| / (|A| + |B|) of two masks on the same grid, from 0 to 1; 1 where both are empty."""
-    both = int(prediction.sum()) + int(truth.sum())
-    return 2 * int((prediction & truth).sum()) / both if both else 1.0
-
-
 def slices(shown: Shown) -> bytes:
     """Axial, coronal and sagittal slices through the click with both outlines, round the tumour, as a PNG."""
-    marked = shown.truth | shown.prediction
-    marked[tuple(np.rint(shown.click).astype(int))] = True
-    ends = np.argwhere(marked)
-    margin = np.ceil(MARGIN_MM / np.array(shown.spacing)).astype(int)
-    start = np.maximum(ends.min(axis=0) - margin, 0)
-    cut = tuple(slice(a, b) for a, b in zip(start, ends.max(axis=0) + margin + 1, strict=True))
+    cut = box_round(shown.truth | shown.prediction, shown.click, shown.spacing, MARGIN_MM)
     image = shown.image[cut]
     # a wide window where much of what is shown is lung or air
     window = LUNG if (image < -500).mean() > 0.15 else SOFT_TISSUE
-    click = (shown.click - start)[None]
+    click = (shown.click - [side.start for side in cut])[None]
     figure = draw_case(image, shown.truth[cut], shown.prediction[cut], click, shown.spacing, window=window)
     return png(figure)
 

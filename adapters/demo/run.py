@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,16 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from tqdm import tqdm
 
-from adapters.prompts import Clicks, centre_click
-from adapters.demo.report import Shown, curve, dice, slices
+from adapters.bundling.folders import shipped_bundles
+from adapters.demo.report import Shown, curve, slices
 from adapters.demo.samples import Case, samples
-from adapters.scoring.page import Picture, Section, Table, as_html
 from adapters.files import case_name, write_whole
+from adapters.metrics import volume_scores
+from adapters.prompts import centre_click
+from adapters.scoring.page import Picture, Section, Table, as_html
 from adapters.transforms import LoadScand
 
-BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "soft_tissue_sarcoma_ct_samadapter_deepgrow"
+BUNDLE = shipped_bundles() / "soft_tissue_sarcoma_ct_samadapter_deepgrow"
 NUM_CLICKS, CLICK_ROUNDS, SEEDS = "[0,1,3]", 3, 2
 _LOSS = re.compile(r"Epoch: (\d+)/\d+, Iter: (\d+)/(\d+) -- train_loss: (\S+)")
 
@@ -74,7 +76,7 @@ def main(output: str | os.PathLike[str] = "demo", *, epochs: int = 20, bundle: s
     weights = bundle / "models" / "model.pt"
     if not weights.is_file():
         raise FileNotFoundError(
-            f"{weights} is not there; run the demo from a clone of the project that has its weights"
+            f"{weights} is not there: the demo needs a bundle with weights, such as the one that comes with the library"
         )
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
@@ -161,10 +163,14 @@ def _click(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
     requests, clicks = [], []
     for case in cases:
         label = _load(case.label)
-        point, point_label = centre_click(_mask(label), spacing=_spacing(label))
-        clicks.append(Clicks(point, point_label, "image", np.asarray(label.affine), tuple(label.shape[1:])))
+        click = replace(centre_click(_mask(label), spacing=_spacing(label)), affine=np.asarray(label.affine))
+        clicks.append(click)
         requests.append(
-            {"image": str(case.image.resolve()), "points": point.tolist(), "point_labels": point_label.tolist()}
+            {
+                "image": str(case.image.resolve()),
+                "points": click.points.tolist(),
+                "point_labels": click.labels.tolist(),
+            }
         )
     listed = folder / "clicks.json"
     listed.write_text(json.dumps(requests, indent=2) + "\n", encoding="utf-8")
@@ -185,13 +191,14 @@ def _click(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
             raise RuntimeError(f"the mask of {case.name} is not on the image's own grid; this is a mistake of ours")
         place = click.to_voxel(np.asarray(image.affine), shape=tuple(image.shape[1:]), frame="image").points[0]
         shown = Shown(case.name, image[0].numpy(), _mask(label), _mask(prediction), place, _spacing(image))
-        overlap, millilitres = dice(shown.prediction, shown.truth), np.prod(shown.spacing) / 1000
+        overlap = volume_scores(shown.prediction, shown.truth, shown.spacing)["dice"]
+        millilitres = np.prod(shown.spacing) / 1000
         volumes = [f"{mask.sum() * millilitres:.1f} ml" for mask in (shown.truth, shown.prediction)]
-        where = ", ".join(f"{c:g}" for c in click.points[0])
-        rows.append([case.name, where, *volumes, f"{overlap:.2f}"])
+        stored = ", ".join(f"{c:g}" for c in click.points[0])
+        rows.append([case.name, stored, *volumes, f"{overlap:.2f}"])
         pictures.append(Picture(slices(shown), f"{case.name}: Dice {overlap:.2f}; slices through the click."))
     table = Table(["case", "click (i, j, k)", "tumour", "predicted", "Dice"], rows)
-    said = [
+    about = [
         (
             "The click is the voxel of the tumour that is farthest from its border, as a person aims at the middle. "
             "The shipped weights see the scan and this one click. The sarcomas that they learnt from measure 17 to "
@@ -199,16 +206,16 @@ def _click(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
         ),
         f"{len(cases)} scans took {command.seconds:.0f} s, the program's start included.",
     ]
-    return Section("One click", said, [table], pictures, command=command.typed)
+    return Section("One click", about, [table], pictures, command=command.typed)
 
 
 def _written(predictions: Path, case: Case) -> Path:
     """The mask that inference wrote for a case."""
     name = case_name(case.image)
-    found = sorted(predictions.rglob(f"{name}*.nii.gz"))
-    if len(found) != 1:
-        raise RuntimeError(f"found {len(found)} masks of {name} under {predictions}, expected one")
-    return found[0]
+    masks = sorted(predictions.rglob(f"{name}*.nii.gz"))
+    if len(masks) != 1:
+        raise RuntimeError(f"found {len(masks)} masks of {name} under {predictions}, expected one")
+    return masks[0]
 
 
 def _train(bundle: Path, weights: Path, cases: Sequence[Case], folder: Path, epochs: int) -> Section:
@@ -238,20 +245,20 @@ def _train(bundle: Path, weights: Path, cases: Sequence[Case], folder: Path, epo
         learning_rate=1e-4,
     )
     steps, losses = _losses(command.output)
-    said = [
+    about = [
         (
             f"{epochs} steps on {cases[0].name} alone, from the shipped weights, in {command.seconds:.0f} s with the "
             "program's start: it shows that training runs on your data, not that one patient is enough to learn from."
         ),
     ]
     picture = curve(steps, losses, xlabel="step", ylabel="loss (Dice + cross-entropy)")
-    return Section("A short training run", said, pictures=[Picture(picture, "Training loss.")], command=command.typed)
+    return Section("A short training run", about, pictures=[Picture(picture, "Training loss.")], command=command.typed)
 
 
 def _losses(printed: str) -> tuple[list[float], list[float]]:
     """Steps and training losses that a run printed."""
-    found = [(int(e), int(i), int(n), float(loss)) for e, i, n, loss in _LOSS.findall(printed)]
-    return [(epoch - 1) * length + step for epoch, step, length, _ in found], [loss for *_, loss in found]
+    lines = [(int(e), int(i), int(n), float(loss)) for e, i, n, loss in _LOSS.findall(printed)]
+    return [(epoch - 1) * length + step for epoch, step, length, _ in lines], [loss for *_, loss in lines]
 
 
 def _evaluate(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
@@ -276,7 +283,7 @@ def _evaluate(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
         )
         for policy, clicks, mean in _means(scores / "summary.json"):
             rows.setdefault((policy, clicks), []).append(f"{mean:.2f}")
-    said = [
+    about = [
         (
             f"{cases[1].name}, which the training run did not see, with simulated clicks; "
             f"mean Dice over {SEEDS} seeds. One patient: no claim about others."
@@ -286,7 +293,7 @@ def _evaluate(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
         ["clicks", "placed", "Dice, shipped weights", "Dice after the short run"],
         [[str(clicks), policy, *means] for (policy, clicks), means in rows.items()],
     )
-    return Section("Evaluation", said, [table], command=command.typed)
+    return Section("Evaluation", about, [table], command=command.typed)
 
 
 def _means(summary: Path) -> Iterable[tuple[str, int, float]]:

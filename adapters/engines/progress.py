@@ -1,4 +1,9 @@
-"""Handlers that say how far a training is, and end it when it gets no better."""
+"""Handlers that say how far a training is, and end it when it gets no better.
+
+`Progress` logs a line for each epoch, validation in its time; Ignite's `ProgressBar` draws on the terminal alone.
+`StopEarly` reads the best epoch that `Resume` restores; MONAI's `EarlyStopHandler` has no state to resume from, and
+counts validations, not epochs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""A training that can be killed at any moment and goes on as if nothing had happened."""
+"""A training that can be killed at any moment and goes on as if nothing had happened.
+
+In place of Ignite's `Checkpoint` with `DiskSaver`: under one name that removes the last state before it writes the next,
+and a state that cannot be read ends the run. It keeps no best epoch for the validator and seeds nothing.
+"""
 
 from __future__ import annotations
 

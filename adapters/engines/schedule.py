@@ -1,4 +1,8 @@
-"""How long a run lasts and how its learning rate falls."""
+"""How long a run lasts and how its learning rate falls.
+
+In place of Ignite's `TimeLimit`: its clock starts when it is built, starts anew when a run resumes, and is each process's
+own, so that processes of one run stop at different steps. The rate has to follow the same clock.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +10,23 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from ignite.engine import Engine
+from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from adapters.prompts import click_policy, pad_clicks
-from adapters.prompts.users import next_click, random_clicks, stray_clicks
+from adapters.networks.promptable import PromptableNetwork, log_odds
+from adapters.prompts import (
+    USERS,
+    Prompts,
+    PromptTensors,
+    click_policy,
+    next_click,
+    prompt_tensors,
+    random_clicks,
+    stray_clicks,
+)
 
 __all__ = ["ClipGradientsByPart", "InteractiveUpdate", "PublishedClicks"]
 
@@ -33,9 +43,17 @@ class PublishedClicks:
         stray: clicks anywhere.
         policy: simulated user for the clicks on the lesion: ``random``, ``centre``, ``surrounding`` or ``margin``.
         seed: where chance starts from.
+
+    Raises:
+        ValueError: no such user, or one that answers a prediction, as there is none yet.
     """
 
     def __init__(self, lesion: int = 10, stray: int = 20, *, policy: str = "random", seed: int = 0) -> None:
+        if policy == "iterative":
+            others = ", ".join(name for name in USERS if name != policy)
+            raise ValueError(
+                f"policy={policy!r} corrects a prediction, and here is none yet: expected one of {others}."
+            )
         self.lesion = lesion
         self.stray = stray
         self.policy = click_policy(policy)
@@ -47,17 +65,16 @@ class PublishedClicks:
         device: str | torch.device | None = None,
         non_blocking: bool = False,  # noqa: FBT001, FBT002  (MONAI calls it by position)
         **kwargs: Any,
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], dict[str, Any]]:
-        """(image, label, (clicks, labels), {}) of a batch with ``image`` and ``label``, (B, 1, D, H, W) each."""
+    ) -> tuple[Tensor, Tensor, tuple[PromptTensors], dict[str, Any]]:
+        """(image, label, (prompts,), {}) of a batch with ``image`` and ``label``, (B, 1, D, H, W) each."""
         image = batchdata[CommonKeys.IMAGE].to(device, non_blocking=non_blocking, **kwargs)
         label = batchdata[CommonKeys.LABEL].to(device, non_blocking=non_blocking, **kwargs)
         placed = []
         for item in _numpy(label):
-            points, labels = self.policy(item, self.rng, self.lesion)
-            strays, stray_labels = stray_clicks(item, self.rng, self.stray)
-            placed.append((np.concatenate([points, strays]), np.concatenate([labels, stray_labels])))
-        clicks, click_labels = pad_clicks(placed)
-        return image, label, (clicks.to(image.device), click_labels.to(image.device)), {}
+            prompts = self.policy(item, self.rng, self.lesion)
+            strays = stray_clicks(item, self.rng, self.stray)
+            placed.append(prompts.with_clicks(strays.points, strays.labels))
+        return image, label, (prompt_tensors(placed, device=image.device),), {}
 
 
 class InteractiveUpdate:
@@ -68,6 +85,8 @@ class InteractiveUpdate:
     several random ones on the lesion; each later one adds clicks where the last prediction was wrong, on or off
     the lesion (iterative clicks as in Medical SAM Adapter, arXiv 2304.12620).
 
+    It fires MONAI's `IterationEvents` as `SupervisedTrainer`'s own iteration does, once for a step.
+
     Args:
         rounds: rounds of a step.
         automatic: share of the steps whose first round has no clicks.
@@ -75,7 +94,7 @@ class InteractiveUpdate:
             2 to ``max_first``.
         max_first: most clicks of the first round.
         max_added: most clicks that one later round adds.
-        jitter: how far from the deepest voxel of an error its click may fall, see `adapters.prompts.users.next_click`.
+        jitter: how far from the deepest voxel of an error its click may fall, see `adapters.prompts.next_click`.
         keep_mask: share of the later rounds that see the logits of the round before.
         automatic_first: whether every step decodes a round without clicks before these. Corrections of a mask that
             stands ask little of the encoder; this round makes it learn what a lesion looks like. Half of the
@@ -123,7 +142,7 @@ class InteractiveUpdate:
         self.deformed = deformed
         self.rng = np.random.default_rng(seed)
 
-    def _first(self, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _first(self, label: np.ndarray) -> Prompts:
         draw = self.rng.random()
         if draw < self.automatic:
             n = 0
@@ -133,19 +152,17 @@ class InteractiveUpdate:
             n = int(self.rng.integers(2, self.max_first + 1))
         return random_clicks(label, self.rng, n)
 
-    def _added(self, label: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Up to ``max_added`` clicks, each after the region that the one before it hit counts as corrected."""
-        points, labels = [np.zeros((0, 3))], [np.zeros(0, dtype=np.int64)]
+    def _corrected(self, prompts: Prompts, label: np.ndarray, prediction: np.ndarray) -> Prompts:
+        """Up to ``max_added`` more clicks, each after the region that the one before it hit counts as corrected."""
         prediction = prediction.copy()
         for _ in range(int(self.rng.integers(1, self.max_added + 1))):
-            point, value = next_click(label, prediction, self.rng, jitter=self.jitter)
-            points.append(point)
-            labels.append(value)
-            for p, v in zip(np.rint(point).astype(int), value, strict=True):
-                box = tuple(slice(max(0, i - 6), i + 7) for i in p)
+            click = next_click(label, prediction, self.rng, jitter=self.jitter)
+            prompts = prompts.with_clicks(click.points, click.labels)
+            for point, on_lesion in zip(np.rint(click.points).astype(int), click.labels, strict=True):
+                box = tuple(slice(max(0, i - 6), i + 7) for i in point)
                 truth = label[box] > 0
-                prediction[box] = prediction[box] | truth if v == 1 else prediction[box] & truth
-        return np.concatenate(points), np.concatenate(labels)
+                prediction[box] = prediction[box] | truth if on_lesion else prediction[box] & truth
+        return prompts
 
     def _deformed(self, truth: Sequence[np.ndarray], logits: Tensor) -> Tensor:
         """Logits (B, 1, D, H, W) of the true masks with dents and bumps; those given, for items without a lesion."""
@@ -154,8 +171,9 @@ class InteractiveUpdate:
             lesion = label > 0
             if lesion.any() and not lesion.all():
                 depth = ndimage.distance_transform_edt(lesion) - ndimage.distance_transform_edt(~lesion)
-                cells = self.rng.uniform(-1, 1, (1, 1, *[int(self.rng.integers(2, 8))] * 3))
-                noise = F.interpolate(torch.from_numpy(cells), size=lesion.shape, mode="trilinear", align_corners=True)
+                cells = self.rng.uniform(-1, 1, (1, 1, *[int(self.rng.integers(2, 8))] * lesion.ndim))
+                mode = "trilinear" if lesion.ndim == 3 else "bilinear"
+                noise = F.interpolate(torch.from_numpy(cells), size=lesion.shape, mode=mode, align_corners=True)
                 depth = depth + self.rng.uniform(2, 8) * noise[0, 0].numpy() + self.rng.uniform(-2, 2)
                 stands[item, 0] = torch.from_numpy(np.clip(self.rng.uniform(0.3, 2) * depth, -8, 8)).to(stands)
         return stands
@@ -176,49 +194,48 @@ class InteractiveUpdate:
             network = network.module  # it brings together the gradients of one call, and here are several
         network.train()
         engine.optimizer.zero_grad()  # type: ignore[attr-defined]
-        truth = _numpy(label)
-        placed = [self._first(item) for item in truth]
-        losses: list[Tensor] = []
-        logits: Tensor | None = None
-        mask: Tensor | None = None
+        output: dict[str, Any] = {CommonKeys.IMAGE: image, CommonKeys.LABEL: label}
+        engine.state.output = output  # type: ignore[assignment]  # what handlers of the events look at
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=engine.amp):  # type: ignore[attr-defined]
-            features = network.encode(image)
-            if self.automatic_first:
-                automatic = network.decode(features, image)
-                losses.append(engine.loss_function(automatic.float(), label))  # type: ignore[attr-defined]
-                if self.rng.random() < 0.5:
-                    mask = _lesion(automatic)
-            for number in range(self.rounds):
-                if logits is not None:
-                    stands = _lesion(logits)
-                    keep = self.rng.random() < self.keep_mask
-                    if number == 1 and self.rng.random() < self.deformed:
-                        stands, keep = self._deformed(truth, stands), True
-                    added = [self._added(t, s > 0) for t, s in zip(truth, _numpy(stands), strict=True)]
-                    placed = [
-                        (np.concatenate([p, q]), np.concatenate([a, b]))
-                        for (p, a), (q, b) in zip(placed, added, strict=True)
-                    ]
-                    mask = stands if keep else None
-                clicks, labels = pad_clicks(placed)
-                logits = network.decode(features, image, clicks.to(image.device), labels.to(image.device), mask)
+            losses = []
+            for logits in self._rounds(network, image, _numpy(label)):
                 losses.append(engine.loss_function(logits.float(), label))  # type: ignore[attr-defined]
+                output[CommonKeys.PRED] = logits.detach()
+            engine.fire_event(IterationEvents.FORWARD_COMPLETED)
             loss = torch.stack(losses).mean()
+        output[CommonKeys.LOSS] = loss.item()
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
         loss.backward()
         if dist.is_available() and dist.is_initialized():
             _average_gradients(network)
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         engine.optimizer.step()  # type: ignore[attr-defined]
-        return {
-            CommonKeys.IMAGE: image,
-            CommonKeys.LABEL: label,
-            CommonKeys.PRED: logits.detach() if logits is not None else None,
-            CommonKeys.LOSS: loss.item(),
-        }
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return output
 
-
-def _lesion(logits: Tensor) -> Tensor:
-    """(B, 2, D, H, W) to the lesion's logits (B, 1, D, H, W) that the next round sees, without gradients."""
-    return (logits[:, 1:] - logits[:, :1]).detach().float()
+    def _rounds(self, network: PromptableNetwork, image: Tensor, truth: Sequence[np.ndarray]) -> Iterator[Tensor]:
+        """The logits of each round, of the one without clicks too if there is one."""
+        placed = [self._first(item) for item in truth]
+        features = network.encode(image)
+        mask: Tensor | None = None
+        if self.automatic_first:
+            logits = network.logits(features, image)
+            yield logits
+            if self.rng.random() < 0.5:
+                mask = log_odds(logits).detach().float()
+        for number in range(self.rounds):
+            if number > 0:
+                stands = log_odds(logits).detach().float()
+                keep = self.rng.random() < self.keep_mask
+                if number == 1 and self.rng.random() < self.deformed:
+                    stands, keep = self._deformed(truth, stands), True
+                placed = [
+                    self._corrected(prompts, item, lesion > 0)
+                    for prompts, item, lesion in zip(placed, truth, _numpy(stands), strict=True)
+                ]
+                mask = stands if keep else None
+            logits = network.logits(features, image, prompt_tensors(placed, device=image.device, mask=mask))
+            yield logits
 
 
 def _average_gradients(network: nn.Module) -> None:
@@ -268,5 +285,4 @@ class ClipGradientsByPart:
 
 def _numpy(volume: Tensor) -> list[np.ndarray]:
     """(B, 1, D, H, W) to a list of (D, H, W) arrays."""
-    array: Callable[[Tensor], np.ndarray] = lambda t: np.asarray(t.detach().cpu())  # noqa: E731
-    return [array(item[0]) for item in volume.as_subclass(torch.Tensor)]
+    return [np.asarray(item[0].detach().cpu()) for item in volume.as_subclass(torch.Tensor)]

@@ -1,6 +1,7 @@
-"""Inference on whole scans: crops round clicks, growth, the kept embedding, the sliding window."""
+"""Inference on whole scans: crops round prompts, growth, the kept embedding, the sliding window."""
 
 from .automatic import AutomaticInferer
-from .click import BACKGROUND_LOGITS, ClickInferer
+from .blending import BACKGROUND_LOG_ODDS
+from .click import ClickInferer
 
-__all__ = ["BACKGROUND_LOGITS", "AutomaticInferer", "ClickInferer"]
+__all__ = ["BACKGROUND_LOG_ODDS", "AutomaticInferer", "ClickInferer"]

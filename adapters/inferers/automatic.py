@@ -13,7 +13,6 @@ from monai.inferers import Inferer
 from monai.utils import BlendMode, ensure_tuple_rep, look_up_option
 from tqdm import tqdm
 
-from adapters.prompts import check_affine
 from adapters.inferers.grid import ON_VOXEL, Grid, Window, interpolate, interpolation_size
 from adapters.inferers.inputs import (
     as_sizes,
@@ -24,6 +23,8 @@ from adapters.inferers.inputs import (
     like_inputs,
     network_device,
 )
+from adapters.networks.promptable import log_odds
+from adapters.prompts import check_affine
 
 _REFUSED = {
     "cval": "give pad_value",
@@ -40,20 +41,21 @@ _VALUE = 4  # bytes of a float32
 
 
 class AutomaticInferer(Inferer):
-    """MONAI's sliding window over the scan at the network's spacing; logits on the scan's own grid.
+    """MONAI's sliding window over the scan at the network's spacing; log-odds on the scan's own grid.
 
     The result is that of `monai.inferers.SlidingWindowInferer` on the resampled scan, up to the order of sums: its
     positions, weights and overlap are taken, and a scan that is smaller than the window is padded, half on each side.
-    But neither the resampled scan nor its logits are ever there as a whole. Windows are read one by one, and sums are
+    But neither the resampled scan nor its log-odds are ever there as a whole. Windows are read one by one, and sums are
     kept for the rows that one layer of windows touches, along the axis for which that is least. Rows that no later
     window touches are brought to the scan's grid and forgotten. See `working_bytes`.
 
     No gradients flow through the result.
 
     Args:
-        roi_size: voxels of the window, one number or (D, H, W). The published automatic mode: 256.
-        spacing: mm of the voxels that the network sees, one number or three in tensor axis order (D, H, W). None:
-            the scan's own.
+        roi_size: voxels of the window, one number or one for each axis (D, H, W). The published automatic mode: 256.
+        spacing: mm of the voxels that the network sees, one number or one for each axis (D, H, W). None: the scan's
+            own.
+        spatial_dims: axes of the scans, 3 or 2 (H, W).
         overlap: share of the window that neighbours overlap, one number or (D, H, W), at least 0 and less than 1
             (published: 0.5).
         mode: weights of overlapping windows, ``gaussian`` (published) or ``constant``.
@@ -62,8 +64,6 @@ class AutomaticInferer(Inferer):
         pad_value: value of the padding. None: the scan's minimum.
         sw_device: where windows are predicted. None: where the network's weights lie.
         progress: whether a bar counts the windows.
-        compact: return one channel in float16, the log-odds of the lesion (its logit less the background's), half
-            the size of the scan. False: all channels in float32.
         **kwargs: none. Other arguments of `monai.inferers.SlidingWindowInferer` are refused with the reason.
 
     Raises:
@@ -72,9 +72,9 @@ class AutomaticInferer(Inferer):
     Example:
         >>> inferer = AutomaticInferer(32, spacing=2.0)
         >>> with torch.no_grad():
-        ...     logits = inferer(torch.zeros(1, 1, 40, 50, 60), lambda crop: torch.cat([-crop, crop], dim=1))
-        >>> logits.shape
-        torch.Size([1, 2, 40, 50, 60])
+        ...     log_odds = inferer(torch.zeros(1, 1, 40, 50, 60), lambda crop: 2 * crop - 1)
+        >>> log_odds.shape
+        torch.Size([1, 1, 40, 50, 60])
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class AutomaticInferer(Inferer):
         roi_size: int | Sequence[int],
         spacing: float | Sequence[float] | None = None,
         *,
+        spatial_dims: int = 3,
         overlap: float | Sequence[float] = 0.5,
         mode: BlendMode | str = "gaussian",
         sigma_scale: float | Sequence[float] = 0.125,
@@ -89,19 +90,19 @@ class AutomaticInferer(Inferer):
         pad_value: float | None = None,
         sw_device: torch.device | str | None = None,
         progress: bool = False,
-        compact: bool = False,
         **kwargs: Any,
     ) -> None:
         for name, value in kwargs.items():
             reason = _REFUSED.get(name, "there is no such argument")
             raise ValueError(f"{name}={value!r} cannot be honoured: {reason}")
-        self.roi_size = as_sizes(roi_size, "roi_size")
-        self.spacing = as_spacing(spacing)
-        self.overlap = ensure_tuple_rep(overlap, 3)
+        self.spatial_dims = spatial_dims
+        self.roi_size = as_sizes(roi_size, "roi_size", spatial_dims)
+        self.spacing = as_spacing(spacing, spatial_dims)
+        self.overlap = ensure_tuple_rep(overlap, spatial_dims)
         if not all(0 <= share < 1 for share in self.overlap):
             raise ValueError(f"overlap is {overlap!r}: expected a share of the window, at least 0 and less than 1")
         self.mode = look_up_option(mode, BlendMode)
-        self.sigma_scale = ensure_tuple_rep(sigma_scale, 3)
+        self.sigma_scale = ensure_tuple_rep(sigma_scale, spatial_dims)
         if not all(scale > 0 for scale in self.sigma_scale):
             raise ValueError(f"sigma_scale is {sigma_scale!r}: expected a positive share of the window")
         if sw_batch_size < 1:
@@ -110,26 +111,26 @@ class AutomaticInferer(Inferer):
         self.pad_value = pad_value
         self.sw_device = None if sw_device is None else torch.device(sw_device)
         self.progress = progress
-        self.compact = compact
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Predict the whole scan.
 
         Args:
-            inputs: (B, 1, D, H, W); a MetaTensor with its affine, or a plain tensor with voxels of 1 mm.
-            network: called with one tensor (b, 1, *roi_size); returns logits (b, channels, *roi_size).
+            inputs: (B, C, D, H, W), or (B, C, H, W) with two axes; a MetaTensor with its affine, or a plain tensor with
+                voxels of 1 mm.
+            network: called with one tensor (b, C, *roi_size); returns log-odds of the lesion (b, 1, *roi_size), or
+                logits of background and lesion (b, 2, *roi_size).
             *args: passed to the network.
             **kwargs: passed to the network.
 
         Returns:
-            (B, channels, D, H, W) float32 logits on the grid and the device of the inputs; with ``compact``
-            (B, 1, D, H, W) float16 log-odds of the lesion.
+            (B, 1, D, H, W) float16 log-odds of the lesion on the grid and the device of the inputs.
 
         Raises:
-            ValueError: the inputs are not (B, 1, D, H, W), the affine is singular, or the network returns something
-                else.
+            ValueError: the inputs have another number of axes or channels, the affine is singular, or the network
+                returns something else.
         """
-        scans = check_scan(inputs)
+        scans = check_scan(inputs, self.spatial_dims, int(getattr(network, "in_channels", 1)))
         items = [
             self.infer_scan(scan, affine, network, *args, **kwargs)
             for scan, affine in zip(scans, item_affines(inputs), strict=True)
@@ -139,7 +140,7 @@ class AutomaticInferer(Inferer):
     def infer_scan(
         self, scan: torch.Tensor, affine: np.ndarray, network: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """One scan (1, D, H, W) with its affine (4, 4) to logits (channels, D, H, W) on its own grid."""
+        """One scan (C, D, H, W) with its affine (4, 4) to log-odds (1, D, H, W) on its own grid."""
         grid = Grid.of(scan.shape[1:], affine, self.spacing)
         axis = self._axis(grid)
         windows = sorted(self._windows(grid), key=lambda window: window.start[axis])
@@ -148,18 +149,18 @@ class AutomaticInferer(Inferer):
         weights = compute_importance_map(
             self.roi_size, mode=self.mode, sigma_scale=self.sigma_scale, device=scan.device
         )
-        rolling = _Rolling(grid, axis, weights, compact=self.compact)
+        rolling = _Rolling(grid, axis, weights)
 
         def read(batch: Sequence[Window]) -> torch.Tensor:
-            crops = torch.empty((len(batch), 1, *self.roi_size), device=device)
+            crops = torch.empty((len(batch), len(scan), *self.roi_size), device=device)
             for crop, window in zip(crops, batch, strict=True):
                 crop.copy_(grid.read(scan, window, pad_value))
             return crops
 
         def add(batch: Sequence[Window]) -> None:
-            logits = self._checked(network(read(batch), *args, **kwargs), len(batch))
-            for window, values in zip(batch, logits, strict=True):
-                rolling.add(window, values.detach())
+            values = self._checked(network(read(batch), *args, **kwargs), len(batch)).detach()
+            for window, each in zip(batch, values, strict=True):
+                rolling.add(window, each)
 
         with tqdm(total=len(windows), desc="windows", unit="window", disable=not self.progress) as bar:
             for first in range(0, len(windows), self.sw_batch_size):
@@ -173,12 +174,12 @@ class AutomaticInferer(Inferer):
 
         Sums of one layer of windows and their weights, a piece of it on its way to the scan's grid, and the windows
         that are predicted at a time with their logits. The scan's longest side does not count, once it is longer than
-        a window. The result has 2 bytes a voxel of the scan with ``compact``, else 4 for each channel.
+        a window. The result has 2 bytes a voxel of the scan.
 
         Args:
             scan_size: voxels of the scan, (D, H, W).
             affine: (4, 4), voxels of the scan to mm. None: voxels of 1 mm.
-            channels: of the network's logits.
+            channels: of the network's answer, 1 or 2.
 
         Returns:
             Bytes.
@@ -186,10 +187,11 @@ class AutomaticInferer(Inferer):
         Raises:
             ValueError: the size is not three positive numbers, or the affine is singular.
         """
-        affine = np.eye(4) if affine is None else check_affine(affine)
-        grid = Grid.of(as_sizes(scan_size, "scan_size"), affine, self.spacing)
+        affine = check_affine(
+            np.eye(self.spatial_dims + 1) if affine is None else affine, spatial_dims=self.spatial_dims
+        )
+        grid = Grid.of(as_sizes(scan_size, "scan_size", self.spatial_dims), affine, self.spacing)
         axis = self._axis(grid)
-        kept = 1 if self.compact else channels
         window = math.prod(self.roi_size)
         source = [
             min(n, math.ceil((roi - 1) * ratio) + 2)
@@ -197,18 +199,18 @@ class AutomaticInferer(Inferer):
         ]
         reading = max(interpolation_size(source, self.roi_size), 2 * window)
         logits = channels * self.sw_batch_size * window
-        adding = logits + (channels + 2 * kept) * window  # one in float32, and as it is added
+        adding = logits + (channels + 2) * window  # one in float32, and as it is added
         windows = window + max(self.sw_batch_size * window + max(reading, logits), adding)
-        rows = _piece_rows(grid, axis, kept)
+        rows = _piece_rows(grid, axis)
         piece, target = list(grid.size), list(grid.scan_size)
         piece[axis] = min(grid.size[axis], math.ceil((rows - 1) / grid.ratio[axis]) + 2)
         target[axis] = min(grid.scan_size[axis], rows)
-        finishing = kept * (interpolation_size(piece, target) + math.prod(target))
-        return _VALUE * ((kept + 1) * _rolling_size(grid, axis, self.roi_size) + windows + finishing)
+        finishing = interpolation_size(piece, target) + math.prod(target)
+        return _VALUE * (2 * _rolling_size(grid, axis, self.roi_size) + windows + finishing)
 
     def _axis(self, grid: Grid) -> int:
         """The axis along which fewest sums are kept."""
-        return min(range(3), key=lambda axis: _rolling_size(grid, axis, self.roi_size))
+        return min(range(len(grid.size)), key=lambda axis: _rolling_size(grid, axis, self.roi_size))
 
     def _windows(self, grid: Grid) -> list[Window]:
         """Where MONAI's sliding window has them; a grid that is smaller than a window lies in its middle."""
@@ -220,18 +222,19 @@ class AutomaticInferer(Inferer):
         ]
         windows = []
         for place in dense_patch_slices(padded, self.roi_size, steps):
-            d, h, w = (int(part.start) - b for part, b in zip(place, before, strict=True))
-            windows.append(Window((d, h, w), self.roi_size))
+            start = tuple(int(part.start) - b for part, b in zip(place, before, strict=True))
+            windows.append(Window(start, self.roi_size))
         return windows
 
-    def _checked(self, logits: Any, batch: int) -> torch.Tensor:
-        wanted = f"one tensor ({batch}, {2 if self.compact else 'channels'}, {', '.join(map(str, self.roi_size))})"
-        if not isinstance(logits, torch.Tensor):
-            raise ValueError(f"automatic inference returned {type(logits).__name__}: expected {wanted}")
-        shape = tuple(logits.shape)
-        if len(shape) != 5 or shape[0] != batch or shape[2:] != self.roi_size or (self.compact and shape[1] != 2):
-            raise ValueError(f"automatic inference returned {shape}: expected {wanted}")
-        return logits
+    def _checked(self, answer: Any, batch: int) -> torch.Tensor:
+        """What the network answered as log-odds (b, 1, *roi_size)."""
+        expected = f"one tensor ({batch}, 1 or 2, {', '.join(map(str, self.roi_size))})"
+        if not isinstance(answer, torch.Tensor):
+            raise ValueError(f"automatic inference returned {type(answer).__name__}: expected {expected}")
+        shape = tuple(answer.shape)
+        if shape[:1] != (batch,) or shape[1:2] not in {(1,), (2,)} or shape[2:] != self.roi_size:
+            raise ValueError(f"automatic inference returned {shape}: expected {expected}")
+        return log_odds(answer.float())
 
 
 def _rolling_size(grid: Grid, axis: int, roi_size: Sequence[int]) -> int:
@@ -239,14 +242,14 @@ def _rolling_size(grid: Grid, axis: int, roi_size: Sequence[int]) -> int:
     return math.prod(min(roi_size[a], n) + 1 if a == axis else n for a, n in enumerate(grid.size))
 
 
-def _piece_rows(grid: Grid, axis: int, channels: int) -> int:
+def _piece_rows(grid: Grid, axis: int) -> int:
     """Rows of the scan that are brought to its grid at a time."""
     sides = (max(n, m) for a, (n, m) in enumerate(zip(grid.size, grid.scan_size, strict=True)) if a != axis)
-    return max(1, _PIECE // (channels * math.prod(sides)))
+    return max(1, _PIECE // math.prod(sides))
 
 
 class _Rolling:
-    """Weighted sums of the windows' logits, for the rows of the grid that windows still touch, and the result so far.
+    """Weighted sums of the windows' log-odds, for the rows of the grid that windows still touch, and the result so far.
 
     Rows are counted along the axis. The sums' first row is one that is done: it is needed for what lies between it and
     the next.
@@ -255,44 +258,34 @@ class _Rolling:
         grid: of the scan.
         axis: along which windows come in order.
         weights: (*roi_size) of a window's voxels, on the device of the scan.
-        compact: whether log-odds are summed.
     """
 
-    def __init__(self, grid: Grid, axis: int, weights: torch.Tensor, *, compact: bool) -> None:
-        self.grid, self.axis, self.weights, self.compact = grid, axis, weights, compact
+    def __init__(self, grid: Grid, axis: int, weights: torch.Tensor) -> None:
+        self.grid, self.axis, self.weights = grid, axis, weights
         self.first = -1  # row of the grid that the first row of the sums is; -1 is none yet
         self.written = 0  # rows of the result
         self.positions = [np.arange(n) / ratio for n, ratio in zip(grid.scan_size, grid.ratio, strict=True)]
-        self.sums = self.result = torch.empty(0)  # the channels of the first logits are not known yet
+        size = list(grid.size)
+        size[axis] = min(weights.shape[axis], size[axis]) + 1
+        self.sums = torch.zeros((2, *size), device=weights.device)  # of log-odds, of weights
+        self.result = torch.empty((1, *grid.scan_size), dtype=torch.float16, device=weights.device)
 
-    def add(self, window: Window, logits: torch.Tensor) -> None:
-        """Add a window's logits (channels, *roi_size); its first row is not before that of the last one."""
-        logits = logits.float()
-        if self.compact:
-            logits = logits[1:] - logits[:1]
-        logits = logits.to(self.weights.device)
-        if not self.sums.numel():
-            self._start(len(logits))
+    def add(self, window: Window, log_odds: torch.Tensor) -> None:
+        """Add a window's log-odds (1, *roi_size); its first row is not before that of the last one."""
+        log_odds = log_odds.to(self.weights.device)
         self._forget_before(window.start[self.axis])
-        start, size = [0, 0, 0], list(self.grid.size)
+        start, size = [0] * len(self.grid.size), list(self.grid.size)
         start[self.axis], size[self.axis] = self.first, self.sums.shape[self.axis + 1]
-        shared = window.overlap(Window((start[0], start[1], start[2]), (size[0], size[1], size[2])))
+        shared = window.overlap(Window(tuple(start), tuple(size)))
         if shared is not None:
-            here, there = shared
-            self.sums[:-1][(slice(None), *there)].addcmul_(logits[(slice(None), *here)], self.weights[here])
-            self.sums[-1][there].add_(self.weights[here])
+            of_window, of_sums = shared
+            self.sums[0][of_sums].addcmul_(log_odds[0][of_window], self.weights[of_window])
+            self.sums[1][of_sums].add_(self.weights[of_window])
 
     def finish(self) -> torch.Tensor:
-        """The result, (channels, D, H, W) on the scan's grid."""
+        """The result, (1, D, H, W) on the scan's grid."""
         self._forget_before(self.grid.size[self.axis])
         return self.result
-
-    def _start(self, channels: int) -> None:
-        device, size = self.weights.device, list(self.grid.size)
-        size[self.axis] = min(self.weights.shape[self.axis], size[self.axis]) + 1
-        self.sums = torch.zeros((channels + 1, *size), device=device)
-        dtype = torch.float16 if self.compact else torch.float32
-        self.result = torch.empty((channels, *self.grid.scan_size), dtype=dtype, device=device)
 
     def _forget_before(self, row: int) -> None:
         """Bring the rows before this one to the scan's grid; keep the last of them."""
@@ -317,13 +310,13 @@ class _Rolling:
         rows = self.sums[:-1].narrow(dim, known - self.first, row - known)
         last = row >= self.grid.size[self.axis]
         end = len(places) if last else int(np.searchsorted(places, row - 1 + ON_VOXEL, side="right"))
-        step = _piece_rows(self.grid, self.axis, len(rows))
+        step = _piece_rows(self.grid, self.axis)
         for first in range(self.written, end, step):
             until = min(first + step, end)
             positions = list(self.positions)
             positions[self.axis] = places[first:until] - known
             values = interpolate(rows, positions)
-            self.result.narrow(dim, first, until - first).copy_(half_precision(values) if self.compact else values)
+            self.result.narrow(dim, first, until - first).copy_(half_precision(values))
         self.written = max(self.written, end)
 
 
@@ -331,18 +324,18 @@ def infer_resampled(scan: torch.Tensor, grid: Grid, infer: Callable[[torch.Tenso
     """Resample a whole scan to the grid, infer there, and bring the logits back: for inferers that need the whole.
 
     Args:
-        scan: (1, D, H, W).
+        scan: (C, D, H, W).
         grid: the scan's grid.
-        infer: (1, 1, *grid.size) to logits (1, channels, *grid.size).
+        infer: (1, C, *grid.size) to log-odds (1, 1, *grid.size) or logits of background and lesion (1, 2, *grid.size).
 
     Returns:
-        (channels, D, H, W) logits.
+        (1, D, H, W) log-odds, float32.
 
     Raises:
         ValueError: the logits are on another grid.
     """
-    logits = infer(grid.read(scan, grid.whole)[None])
-    if not isinstance(logits, torch.Tensor) or logits.shape[2:] != grid.size:
-        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(f"automatic inference returned {got}: expected one tensor (1, channels, {grid.size})")
-    return grid.to_scan(logits[0].to(device=scan.device, dtype=torch.float32), grid.whole)[0]
+    answer = infer(grid.read(scan, grid.whole)[None])
+    if not isinstance(answer, torch.Tensor) or answer.shape[1] not in {1, 2} or answer.shape[2:] != grid.size:
+        got = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+        raise ValueError(f"automatic inference returned {got}: expected one tensor (1, 1 or 2, *{grid.size})")
+    return grid.to_scan(log_odds(answer.to(device=scan.device, dtype=torch.float32))[0], grid.whole)[0]

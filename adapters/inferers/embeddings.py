@@ -1,14 +1,14 @@
 """What is kept between two clicks: the embedding of each crop, and which crops the last request used.
 
-It belongs to the network, not to the inferer: MONAI Label parses the configuration, and so makes a new inferer, for
-every request, while the network lives on. It goes when the network goes, and is emptied when its weights change.
+It is kept by the network, not by the inferer: MONAI Label parses the configuration, and so makes a new inferer, for
+every request, while the network lives on. The network empties it in ``train()``, ``load_state_dict`` and ``forget()``
+(`adapters.networks.promptable.PromptableNetwork`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,89 +16,79 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils.weak import WeakIdRef
 
 from adapters.inferers.grid import Window
+from adapters.prompts import Prompts
 
 _SESSIONS = 16  # scans whose last crops are remembered; a few numbers each
 _SAMPLED = 64  # voxels of a scan along each axis, at most, that tell it from other scans
+_SAME_PLACE = 1e-3  # voxels
 
 
 @dataclass(frozen=True)
 class Session:
-    """The clicks of the last request on a scan, (N, 3) grid voxels and (N,), and the crops it used in their order."""
+    """The prompts of the last request on a scan, in voxels of the grid, and the crops it used in their order."""
 
-    points: np.ndarray
-    labels: np.ndarray
+    prompts: Prompts
     windows: tuple[Window, ...]
 
-    def goes_on_with(self, points: np.ndarray, labels: np.ndarray) -> bool:
-        """Whether all clicks of the session are among these: then they are the same session, with more clicks."""
-        now = np.column_stack([points, labels])
-        before = np.column_stack([self.points, self.labels])
-        return all(np.any(np.all(np.abs(now - click) < 1e-3, axis=1)) for click in before)
+    def goes_on_with(self, prompts: Prompts) -> bool:
+        """Whether all clicks and boxes of the session are among these: then they are the same session, with more."""
+        before, now = self.prompts, prompts
+        return _are_among(_marked(before), _marked(now)) and _are_among(_flat(before.boxes), _flat(now.boxes))
 
 
-class Memory:
+def _marked(prompts: Prompts) -> np.ndarray:
+    return np.column_stack([prompts.points, np.asarray(prompts.labels)])
+
+
+def _flat(boxes: np.ndarray) -> np.ndarray:
+    return boxes.reshape(len(boxes), 2 * boxes.shape[2])
+
+
+def _are_among(rows: np.ndarray, others: np.ndarray) -> bool:
+    return all(np.any(np.all(np.abs(others - row) < _SAME_PLACE, axis=1)) for row in rows)
+
+
+class Embeddings:
     """Embeddings and sessions of one network. All methods may be called from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._weights: tuple[Any, ...] = ()
         self._embeddings: OrderedDict[Any, Any] = OrderedDict()
         self._sessions: OrderedDict[Any, Session] = OrderedDict()
+
+    def __deepcopy__(self, memo: dict) -> Embeddings:
+        """A copy of the network keeps nothing: it may be trained."""
+        return Embeddings()
+
+    def __reduce__(self) -> tuple[type[Embeddings], tuple[()]]:
+        return Embeddings, ()
 
     def __len__(self) -> int:
         return len(self._embeddings)
 
-    def clear(self) -> None:
-        """Forget everything."""
+    def embedding(self, key: Any) -> Any | None:
+        """The features kept under a key, None if there are none."""
         with self._lock:
-            self._embeddings.clear()
-            self._sessions.clear()
-            self._weights = ()
-
-    def _forget_if_changed(self, weights: tuple[Any, ...]) -> None:
-        if weights != self._weights:
-            self._embeddings.clear()
-            self._sessions.clear()
-            self._weights = weights
-
-    def embedding(self, key: Any, weights: tuple[Any, ...]) -> Any | None:
-        """The features kept under a key, None if there are none for these weights."""
-        with self._lock:
-            self._forget_if_changed(weights)
             if key in self._embeddings:
                 self._embeddings.move_to_end(key)
             return self._embeddings.get(key)
 
-    def keep_embedding(self, key: Any, weights: tuple[Any, ...], features: Any, *, bound: int) -> None:
+    def keep_embedding(self, key: Any, features: Any, *, bound: int) -> None:
         """Keep features as the network returned them; the least recently used ones go beyond the bound."""
         with self._lock:
-            self._forget_if_changed(weights)
-            self._embeddings[key] = features
-            self._embeddings.move_to_end(key)
-            while len(self._embeddings) > bound:
-                self._embeddings.popitem(last=False)
+            _keep(self._embeddings, key, features, bound)
 
-    def session(self, key: Any, weights: tuple[Any, ...]) -> Session | None:
+    def session(self, key: Any) -> Session | None:
         """The last request on a scan."""
         with self._lock:
-            self._forget_if_changed(weights)
             return self._sessions.get(key)
 
-    def keep_session(self, key: Any, weights: tuple[Any, ...], session: Session) -> None:
+    def keep_session(self, key: Any, session: Session) -> None:
         """Remember a request as the last one on its scan."""
         with self._lock:
-            self._forget_if_changed(weights)
-            self._sessions[key] = session
-            self._sessions.move_to_end(key)
-            while len(self._sessions) > _SESSIONS:
-                self._sessions.popitem(last=False)
+            _keep(self._sessions, key, session, _SESSIONS)
 
     def sessions(self) -> tuple[tuple[Any, Session], ...]:
         """The last request on every scan, by its key."""
@@ -111,47 +101,17 @@ class Memory:
             self._sessions = OrderedDict(sessions)
 
 
-_MEMORIES: weakref.WeakKeyDictionary[nn.Module, Memory] = weakref.WeakKeyDictionary()
-_MEMORIES_LOCK = threading.Lock()
+def _keep(cache: OrderedDict[Any, Any], key: Any, value: Any, bound: int) -> None:
+    cache[key] = value
+    cache.move_to_end(key)
+    while len(cache) > bound:
+        cache.popitem(last=False)
 
 
-def memory_of(network: nn.Module) -> Memory:
-    """The memory that belongs to a network."""
-    with _MEMORIES_LOCK:
-        return _MEMORIES.setdefault(network, Memory())
-
-
-class _LastStep:
-    """Notes each step of an optimizer: fused ones write the weights without torch's counting it."""
-
-    def __init__(self) -> None:
-        self.token = object()
-
-    def __call__(self, _optimizer: Optimizer, _args: tuple, _kwargs: dict) -> None:
-        self.token = object()  # no count: two threads may step at once
-
-
-_LAST_STEP = _LastStep()
-register_optimizer_step_post_hook(_LAST_STEP)
-
-
-def weights_version(network: nn.Module) -> tuple[Any, ...] | None:
-    """A value that changes when a parameter or buffer is written in place or replaced, or any optimizer steps.
-
-    It refers to the tensors and their storages weakly, so it keeps no weights alive, and new ones at the old address
-    count as new. While a memory holds it, `torch.utils.swap_tensors` refuses the tensors: clear the memory before.
-
-    Some writes torch does not count, and they go unnoticed: through ``.data``, by a replayed CUDA graph. Clear the
-    memory after them.
-
-    Returns:
-        The value, None if a parameter or buffer is an inference tensor: no write to those is counted.
-    """
-    tensors = [*network.parameters(), *network.buffers()]
-    if any(t.is_inference() for t in tensors):
-        return None
-    tellings = ((WeakIdRef(t), StorageWeakRef(t.untyped_storage()), t.data_ptr(), t._version) for t in tensors)
-    return _LAST_STEP.token, *tellings
+def embeddings_of(network: Any) -> Embeddings:
+    """What a network keeps; of a network that cannot keep anything, something empty that is forgotten at once."""
+    kept = getattr(network, "kept", None)
+    return kept.setdefault("embeddings", Embeddings()) if isinstance(kept, dict) else Embeddings()
 
 
 def crop_key(crop: torch.Tensor) -> tuple[Any, ...]:
@@ -162,7 +122,7 @@ def crop_key(crop: torch.Tensor) -> tuple[Any, ...]:
 
 
 def scan_key(scan: torch.Tensor) -> tuple[Any, ...]:
-    """Tells scans (C, D, H, W) apart by a sample of their voxels; two that agree share windows, never embeddings."""
+    """Tells scans (C, ...) apart by a sample of their voxels; two that agree share windows, never embeddings."""
     steps = tuple(slice(None, None, -(-n // _SAMPLED)) for n in scan.shape[1:])
     return _digest(scan[(slice(None), *steps)]), tuple(scan.shape)
 

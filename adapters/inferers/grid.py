@@ -4,17 +4,21 @@ The *scan* frame counts voxels of the tensor that the inferer gets. The *grid* f
 resampled to the spacing of the crops: voxel ``k`` of the grid lies at voxel ``k * ratio`` of the scan on each axis,
 exactly where MONAI's ``Spacingd`` puts it. The resampled scan itself is never computed: a crop is a window of
 integer position on the grid, and only its voxels are interpolated. Where the ratio is 1 a window is a plain slice.
+
+All works for n = 2 or 3 axes. Sizes, ratios and positions are in the order of the tensor's axes, (D, H, W) or (H, W).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from adapters.prompts import Prompts
 
 _SAME_SPACING = 1e-4  # relative: spacings this close count as equal (rounding of affines)
 ON_VOXEL = 1e-6
@@ -23,13 +27,13 @@ ON_VOXEL = 1e-6
 
 @dataclass(frozen=True)
 class Window:
-    """A crop: its first voxel and its size, both (D, H, W) in voxels of the grid. It may hang over the scan."""
+    """A crop: its first voxel and its size along each axis, in voxels of the grid. It may hang over the scan."""
 
-    start: tuple[int, int, int]
-    size: tuple[int, int, int]
+    start: tuple[int, ...]
+    size: tuple[int, ...]
 
     def holds(self, points: np.ndarray) -> np.ndarray:
-        """Which of the points (N, 3), in voxels of the grid, lie in the window: (N,) bool."""
+        """Which of the points (N, n), in voxels of the grid, lie in the window: (N,) bool."""
         start, size = np.asarray(self.start), np.asarray(self.size)
         return np.all((points >= start - 0.5) & (points <= start + size - 0.5), axis=-1)
 
@@ -50,55 +54,54 @@ class Grid:
     """A scan's grid and the grid of its crops.
 
     Attributes:
-        scan_size: voxels of the scan, (D, H, W).
-        ratio: scan voxels per grid voxel, (D, H, W).
-        size: voxels of the whole scan resampled to the grid, (D, H, W).
-        spacing: mm of a grid voxel, (D, H, W).
+        scan_size: voxels of the scan.
+        ratio: scan voxels per grid voxel.
+        size: voxels of the whole scan resampled to the grid.
+        spacing: mm of a grid voxel.
     """
 
-    scan_size: tuple[int, int, int]
-    ratio: tuple[float, float, float]
-    size: tuple[int, int, int]
-    spacing: tuple[float, float, float]
+    scan_size: tuple[int, ...]
+    ratio: tuple[float, ...]
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
 
     @classmethod
     def of(cls, scan_size: Sequence[int], affine: np.ndarray, spacing: Sequence[float] | None) -> Grid:
         """The grid for a scan.
 
         Args:
-            scan_size: voxels of the scan, (D, H, W).
-            affine: (4, 4), scan voxels to mm, invertible.
+            scan_size: voxels of the scan along its n axes.
+            affine: (n + 1, n + 1), scan voxels to mm, invertible.
             spacing: mm of the crop's voxels in tensor axis order, None for the scan's own.
         """
-        own = np.linalg.norm(affine[:3, :3], axis=0)
-        ratio = np.ones(3) if spacing is None else np.asarray(spacing, dtype=float) / own
+        own = np.linalg.norm(affine[:-1, :-1], axis=0)
+        ratio = np.ones(len(own)) if spacing is None else np.asarray(spacing, dtype=float) / own
         ratio = np.where(np.abs(ratio - 1) < _SAME_SPACING, 1.0, ratio)
         size = np.round((np.asarray(scan_size) - 1) / ratio + 1).astype(int)
         return cls(
-            (int(scan_size[0]), int(scan_size[1]), int(scan_size[2])),
-            (float(ratio[0]), float(ratio[1]), float(ratio[2])),
-            (int(size[0]), int(size[1]), int(size[2])),
-            tuple((own * ratio).tolist()),
+            tuple(int(n) for n in scan_size), tuple(ratio.tolist()), tuple(size.tolist()), tuple((own * ratio).tolist())
         )
 
     @property
     def whole(self) -> Window:
         """The window over the whole resampled scan."""
-        return Window((0, 0, 0), self.size)
+        return Window((0,) * len(self.size), self.size)
 
-    def points(self, points: np.ndarray) -> np.ndarray:
-        """Points (N, 3) of the scan in voxels of the grid.
+    def prompts(self, prompts: Prompts) -> Prompts:
+        """Prompts in voxels of the scan, in voxels of the grid (frame ``image``).
 
-        Those in the scan's outermost half voxel that the grid does not reach are moved to its face, so that each lies
-        in a voxel of the grid.
+        What lies in the scan's outermost half voxel that the grid does not reach is moved to its face, so that each
+        click lies in a voxel of the grid.
         """
-        return np.clip(points / np.asarray(self.ratio), -0.5, np.asarray(self.size) - 0.5)
+        low, high = -0.5, np.asarray(self.size) - 0.5
+        points, boxes = (np.clip(each / self.ratio, low, high) for each in (prompts.points, prompts.boxes))
+        return replace(prompts, points=points, boxes=boxes, affine=None, shape=self.size)
 
     def read(self, volume: torch.Tensor, window: Window, pad_value: float | None = None) -> torch.Tensor:
-        """A window of the resampled scan, trilinear.
+        """A window of the resampled scan, linear along each axis.
 
         Args:
-            volume: (C, D, H, W) on the scan's grid.
+            volume: (C, *scan_size) on the scan's grid.
             window: what to read.
             pad_value: value of the voxels outside the scan; None: the volume's minimum.
 
@@ -119,7 +122,7 @@ class Grid:
         return F.pad(values, padding, value=pad_value)
 
     def footprint(self, window: Window) -> tuple[slice, ...]:
-        """The scan voxels that a window covers, as slices (D, H, W)."""
+        """The scan voxels that a window covers, as slices."""
         region = []
         for n, ratio, size, start, width in zip(
             self.scan_size, self.ratio, self.size, window.start, window.size, strict=True
@@ -130,14 +133,14 @@ class Grid:
         return tuple(region)
 
     def to_scan(self, values: torch.Tensor, window: Window) -> tuple[torch.Tensor, tuple[slice, ...]]:
-        """A window's values resampled to the scan's grid, trilinear.
+        """A window's values resampled to the scan's grid, linear along each axis.
 
         Args:
             values: (C, *window.size).
             window: where the values lie.
 
         Returns:
-            the values (C, d, h, w) on the scan's grid, and the slices (D, H, W) of the scan that they fill.
+            the values (C, ...) on the scan's grid, and the slices of the scan that they fill.
         """
         region = self.footprint(window)
         positions = [
@@ -147,20 +150,20 @@ class Grid:
 
 
 def interpolate(volume: torch.Tensor, positions: Sequence[np.ndarray]) -> torch.Tensor:
-    """Trilinear values of a volume at the outer product of three lists of positions, axis by axis.
+    """Linear values of a volume at the outer product of lists of positions, axis by axis.
 
     Positions on voxel centres give the voxel's value bit for bit; positions outside the volume the border's value.
 
     Args:
-        volume: (C, D, H, W).
-        positions: three arrays of voxel positions along D, H and W.
+        volume: (C, D, H, W) or (C, H, W).
+        positions: an array of voxel positions for each axis but the channels.
 
     Returns:
-        (C, len(positions[0]), len(positions[1]), len(positions[2]))
+        (C, len(positions[0]), len(positions[1]), ...)
     """
     places = []
-    for axis, wanted in enumerate(positions, start=1):
-        place = np.clip(wanted, 0, volume.shape[axis] - 1)
+    for axis, along in enumerate(positions, start=1):
+        place = np.clip(along, 0, volume.shape[axis] - 1)
         nearest = np.round(place)
         place = np.where(np.abs(place - nearest) < ON_VOXEL, nearest, place)
         first, last = (int(np.floor(place.min())), int(np.ceil(place.max()))) if len(place) else (0, -1)
@@ -182,8 +185,8 @@ def interpolation_size(source: Sequence[int], target: Sequence[int]) -> int:
     """Values that `interpolate` holds at most beside its argument, the result among them.
 
     Args:
-        source: voxels (D, H, W) of the part of the volume that the positions lie in.
-        target: number of positions (D, H, W).
+        source: voxels of the part of the volume that the positions lie in.
+        target: number of positions along each axis.
     """
     held, most = 0, 0  # one axis after the other: what it starts from, two neighbours of each position, the result
     for axis in range(len(source)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,45 +12,53 @@ from monai.data import MetaTensor
 from monai.utils import convert_to_dst_type
 from torch import nn
 
-from adapters.prompts import check_affine, check_points
+from adapters.prompts import Prompts, check_affine
+
+_AXES = {2: "(H, W)", 3: "(D, H, W)"}
 
 
-def as_sizes(size: int | Sequence[int], name: str) -> tuple[int, int, int]:
-    """One positive number of voxels, or three, as (D, H, W).
+def as_sizes(size: int | Sequence[int], name: str, spatial_dims: int = 3) -> tuple[int, ...]:
+    """One positive number of voxels, or one for each axis, as a tuple in the order of the tensor's axes.
 
     Raises:
         ValueError: it is something else.
     """
-    sizes = tuple(size) if isinstance(size, Sequence) else (size,) * 3
-    if len(sizes) != 3 or any(int(s) != s or s < 1 for s in sizes):
-        raise ValueError(f"{name} is {size!r}: expected a positive number of voxels, or three (D, H, W)")
-    return int(sizes[0]), int(sizes[1]), int(sizes[2])
+    sizes = tuple(size) if isinstance(size, Sequence) else (size,) * spatial_dims
+    if len(sizes) != spatial_dims or any(int(s) != s or s < 1 for s in sizes):
+        raise ValueError(
+            f"{name} is {size!r}: expected a positive number of voxels, or {spatial_dims} {_AXES[spatial_dims]}"
+        )
+    return tuple(int(s) for s in sizes)
 
 
-def as_spacing(spacing: float | Sequence[float] | None) -> tuple[float, ...] | None:
-    """One positive number of mm, or three, as (D, H, W); None stays None.
+def as_spacing(spacing: float | Sequence[float] | None, spatial_dims: int = 3) -> tuple[float, ...] | None:
+    """One positive number of mm, or one for each axis, in the order of the tensor's axes; None stays None.
 
     Raises:
         ValueError: it is something else.
     """
     if spacing is None:
         return None
-    values = tuple(spacing) if isinstance(spacing, Sequence) else (spacing,) * 3
-    if len(values) != 3 or not all(np.isfinite(v) and v > 0 for v in values):
-        raise ValueError(f"spacing is {spacing!r}: expected a positive number of mm, three (D, H, W), or None")
+    values = tuple(spacing) if isinstance(spacing, Sequence) else (spacing,) * spatial_dims
+    if len(values) != spatial_dims or not all(np.isfinite(v) and v > 0 for v in values):
+        raise ValueError(
+            f"spacing is {spacing!r}: expected a positive number of mm, {spatial_dims} {_AXES[spatial_dims]}, or None"
+        )
     return tuple(float(v) for v in values)
 
 
-def check_scan(inputs: torch.Tensor) -> torch.Tensor:
-    """The inputs as a plain float32 tensor (B, 1, D, H, W).
+def check_scan(inputs: torch.Tensor, spatial_dims: int = 3, channels: int = 1) -> torch.Tensor:
+    """The inputs as a plain float32 tensor (B, C, D, H, W), or (B, C, H, W).
 
     Raises:
-        ValueError: they have another shape.
+        ValueError: they have another number of axes or channels, or no voxel.
     """
-    if inputs.ndim != 5 or inputs.shape[1] != 1 or inputs.numel() == 0:
+    if inputs.ndim != spatial_dims + 2 or inputs.shape[1] != channels or inputs.numel() == 0:
+        axes = _AXES[spatial_dims][1:-1]
         raise ValueError(
-            f"inputs have shape {tuple(inputs.shape)}: expected (B, 1, D, H, W), one channel on a 3D grid; "
-            "add the batch and channel axes, or take one channel of a multi-channel image"
+            f"inputs have shape {tuple(inputs.shape)}: expected (B, {channels}, {axes}), {channels} "
+            f"channel{'s' * (channels > 1)} on a {spatial_dims}D grid; add the batch and channel axes, or choose "
+            "channels of a multi-channel image"
         )
     return plain(inputs).float()
 
@@ -60,59 +69,78 @@ def plain(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def item_affines(inputs: torch.Tensor) -> list[np.ndarray]:
-    """The affine (4, 4), voxels to mm, of every item of a batch; the identity for plain tensors.
+    """The affine (n + 1, n + 1), voxels to mm, of every item of a batch; the identity for plain tensors.
 
     Raises:
         ValueError: an affine is singular, or there is not one for each item.
     """
+    axes = inputs.ndim - 2
     if not isinstance(inputs, MetaTensor):
-        return [np.eye(4)] * len(inputs)
+        return [np.eye(axes + 1)] * len(inputs)
     affine = np.asarray(inputs.affine.cpu(), dtype=float)
     affines = [affine] * len(inputs) if affine.ndim == 2 else list(affine)
     if len(affines) != len(inputs):
         raise ValueError(f"inputs of {len(inputs)} items have {len(affines)} affines: expected one, or one for each")
-    return [check_affine(a, name="the image's affine") for a in affines]
+    return [check_affine(_of_axes(a, axes), name="the image's affine", spatial_dims=axes) for a in affines]
 
 
-def item_clicks(inputs: torch.Tensor, clicks: Any, labels: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Points (N, 3) in voxels of the inputs' grid and labels (N,) 1 or 0 of every item, padding dropped.
+def _of_axes(affine: np.ndarray, axes: int) -> np.ndarray:
+    """An affine for so many axes: MONAI gives an image of two the affine of three."""
+    if affine.shape != (4, 4) or axes == 3:
+        return affine
+    kept = [*range(axes), 3]
+    return affine[np.ix_(kept, kept)]
 
-    Args:
-        inputs: (B, 1, D, H, W).
-        clicks: (B, N, 3); for one item (N, 3) too. None: ``inputs.meta["clicks"]`` if it is there.
-        labels: (B, N) or (N,). None: ``inputs.meta["click_labels"]`` if the clicks come from there, else all 1.
+
+def item_meta(inputs: torch.Tensor, key: str) -> list[Any]:
+    """What stands under a key of the metadata for each item of a batch; None where nothing stands.
+
+    Loaders collate text to a list, so what is read here is written as text.
 
     Raises:
-        ValueError: wrong shape, length or label, a click that is not finite or lies outside the image.
+        ValueError: there is not one entry for each item.
     """
-    batch = len(inputs)
-    if clicks is None:
-        if labels is not None and np.size(_numpy(labels)):
-            raise ValueError(f"{np.size(_numpy(labels))} click labels were given without clicks: give both or neither")
-        meta = inputs.meta if isinstance(inputs, MetaTensor) else {}
-        clicks, labels = meta.get("clicks"), meta.get("click_labels")
-    if clicks is None:
-        return [(np.zeros((0, 3)), np.zeros(0, dtype=np.int64))] * batch
-    points = _numpy(clicks)
-    points = points[None] if points.ndim < 3 else points
-    marks = None if labels is None else _numpy(labels)
-    marks = marks[None] if marks is not None and marks.ndim < 2 else marks
-    for name, values in (("clicks", points), ("click labels", marks)):
-        if values is not None and len(values) != batch:
-            raise ValueError(f"{name} are for {len(values)} items, the inputs have {batch}: expected one row for each")
-    result = []
-    for item in range(batch):
-        xyz, label = check_points(points[item], None if marks is None else marks[item])
-        xyz, label = xyz[label >= 0], label[label >= 0]
-        size = np.asarray(inputs.shape[2:])
-        outside = np.any((xyz < -0.5) | (xyz > size - 0.5), axis=1)
-        if outside.any():
-            raise ValueError(
-                f"click {xyz[outside][0].tolist()} lies outside the image of {tuple(size.tolist())} voxels: "
-                "clicks are voxel indices of the inferer's inputs, in the order of the tensor's axes"
-            )
-        result.append((xyz, label))
-    return result
+    meta = inputs.meta if isinstance(inputs, MetaTensor) else {}
+    entry = meta.get(key) if isinstance(meta, dict) else None
+    entries = list(entry) if isinstance(entry, (list, tuple)) else [entry] * len(inputs)
+    if len(entries) != len(inputs):
+        raise ValueError(f"{key!r} of the metadata is for {len(entries)} items, the inputs have {len(inputs)}")
+    return entries
+
+
+def item_prompts(
+    inputs: torch.Tensor, affines: Sequence[np.ndarray], prompts: Prompts | Sequence[Prompts] | None
+) -> list[Prompts]:
+    """The prompts of every item in voxels of the inputs' grid (frame ``image``), padding dropped.
+
+    Args:
+        inputs: (B, C, ...).
+        affines: of each item.
+        prompts: of each item, in frame ``image`` or ``world``; of a batch of one, not in a list too. None: those that
+            stand in ``inputs.meta["prompts"]`` (`adapters.transforms.RequestToClicksd`), if any.
+
+    Raises:
+        ValueError: not one for each item, another frame, or a prompt outside its image.
+    """
+    if prompts is None:
+        given = [Prompts() if each is None else Prompts.from_json(each) for each in item_meta(inputs, "prompts")]
+    else:
+        given = [prompts] if isinstance(prompts, Prompts) else list(prompts)
+    if len(given) != len(inputs):
+        raise ValueError(f"prompts are for {len(given)} items, the inputs have {len(inputs)}: expected one for each")
+    return [_on_grid(each, affine, inputs.shape[2:]) for each, affine in zip(given, affines, strict=True)]
+
+
+def _on_grid(prompts: Prompts, affine: np.ndarray, size: Sequence[int]) -> Prompts:
+    """Prompts in voxels of a grid; those in voxels of no known affine are taken to be on it."""
+    if not isinstance(prompts, Prompts):
+        raise ValueError(f"prompts are {prompts!r:.80}, expected adapters.prompts.Prompts")
+    prompts = prompts.without_padding()
+    if prompts.frame != "world":
+        prompts.expect("image")
+        if prompts.affine is None or np.allclose(prompts.affine, affine):
+            return replace(prompts, affine=affine, shape=tuple(size))
+    return prompts.to_voxel(affine, shape=size, frame="image")
 
 
 def network_device(network: Any, scan: torch.Tensor) -> torch.device:
@@ -121,19 +149,15 @@ def network_device(network: Any, scan: torch.Tensor) -> torch.device:
     return scan.device if weights is None else weights.device
 
 
-def like_inputs(logits: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-    """Logits on the inputs' device, as a MetaTensor with their meta data if they are one (so that Invertd works)."""
+def like_inputs(values: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """Values on the inputs' device, as a MetaTensor with their meta data if they are one (so that Invertd works)."""
     if not isinstance(inputs, MetaTensor):
-        return logits.to(inputs.device)
+        return values.to(inputs.device)
     meta = MetaTensor([]).copy_meta_from(inputs, copy_attr=False)
-    return convert_to_dst_type(logits, meta, dtype=logits.dtype, device=inputs.device)[0]
+    return convert_to_dst_type(values, meta, dtype=values.dtype, device=inputs.device)[0]
 
 
 def half_precision(log_odds: torch.Tensor) -> torch.Tensor:
     """A copy in float16, all finite: infinite ones would spoil their neighbours where they are resampled."""
     limit = torch.finfo(torch.float16).max
     return log_odds.clamp(-limit, limit).half()
-
-
-def _numpy(values: Any) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)

@@ -10,6 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from adapters.bundling.folders import bundle_folder, is_installed
+from adapters.bundling.get import copy_bundle
+
 __all__ = ["APP", "arrange", "command", "environment", "find_bundles", "serve"]
 
 logger = logging.getLogger(__name__)
@@ -20,11 +23,11 @@ APP = "monaibundle"
 _OFF_THE_NETWORK = ("zoo_source", "ngc"), ("sam2", "false")  # else it asks the Model Zoo, and loads another network
 
 
-def find_bundles(folder: str | os.PathLike, names: Sequence[str] = ()) -> list[Path]:
+def find_bundles(folder: str | os.PathLike | None = None, names: Sequence[str] = ()) -> list[Path]:
     """The bundles of a folder that a server can serve; those without weights are named in the log and left out.
 
     Args:
-        folder: holds a folder for each bundle.
+        folder: holds a folder for each bundle; None or empty: as `adapters.bundling.folders.bundle_folder`.
         names: which; empty: all.
 
     Returns:
@@ -34,7 +37,7 @@ def find_bundles(folder: str | os.PathLike, names: Sequence[str] = ()) -> list[P
         FileNotFoundError: there is no such folder.
         ValueError: a name is none of a bundle there, or no bundle is left.
     """
-    root = Path(folder).expanduser()
+    root = bundle_folder(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder of bundles {str(root)!r}: name it with --bundles")
     known = {path.parents[1].name: path.parents[1] for path in sorted(root.glob("*/configs/inference.json"))}
@@ -59,7 +62,8 @@ def find_bundles(folder: str | os.PathLike, names: Sequence[str] = ()) -> list[P
 def arrange(app_folder: str | os.PathLike, bundles: Sequence[Path]) -> Path:
     """Put MONAI Label's app into a folder, where it is not there yet, and link the bundles into it.
 
-    A training through the server writes into the linked bundle, as any training of a bundle does.
+    A training through the server writes into the linked bundle, as any training of a bundle does. A bundle of the
+    installed library is copied instead, once; the copy stays with what is trained in it.
 
     Args:
         app_folder: the folder that holds the app's; made if it is not there.
@@ -90,6 +94,10 @@ def arrange(app_folder: str | os.PathLike, bundles: Sequence[Path]) -> Path:
             old.unlink()
     for bundle in bundles:
         link = models / bundle.name
+        if is_installed(bundle):
+            if not link.exists():
+                copy_bundle(bundle, models)
+            continue
         if link.exists():
             raise ValueError(f"{str(link)!r} is no link to a bundle and was left as it is: move it away")
         link.symlink_to(bundle, target_is_directory=True)
@@ -135,7 +143,7 @@ def environment() -> dict[str, str]:
 def serve(
     studies: str,
     *,
-    bundles: str | os.PathLike = "bundles",
+    bundles: str | os.PathLike | None = None,
     names: Sequence[str] = (),
     app_folder: str | os.PathLike = "label_app",
     host: str = "127.0.0.1",
@@ -146,7 +154,7 @@ def serve(
 
     Args:
         studies: folder of scans, or the address of a DICOMweb server.
-        bundles: folder of bundles.
+        bundles: folder of bundles, as `find_bundles`.
         names: which of them; empty: all that have weights.
         app_folder: where MONAI Label's app is put, with its logs.
         host: address to listen on. Others than 127.0.0.1 let anybody in who can reach them: there is no password.

@@ -8,6 +8,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from adapters.prompts.voxels import voxels_under
+
 from .volume import _as_mask, _as_mm, _bounding_box, volume_scores
 
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
@@ -90,12 +92,15 @@ class Lesions:
 
         Returns:
             (N,) 1 for the largest lesion, 2 for the next one, ...; 0 off all of them.
+
+        Raises:
+            ValueError: a point outside the label's grid.
         """
-        places = np.floor(np.asarray(points, dtype=float).reshape(-1, 3) + 0.5).astype(int) - self._start
+        places = voxels_under(points, self._shape) - self._start
         inside = ((places >= 0) & (places < self._numbers.shape)).all(axis=1)
-        found = np.zeros(len(places), dtype=int)
-        found[inside] = self._numbers[tuple(places[inside].T)]
-        return found
+        numbers = np.zeros(len(places), dtype=int)
+        numbers[inside] = self._numbers[tuple(places[inside].T)]
+        return numbers
 
     def _nearest(self, voxels: np.ndarray) -> np.ndarray:
         if not len(voxels):
@@ -127,7 +132,7 @@ class Lesions:
         owners = self.under(voxels)
         strays = owners == 0
         owners[strays] = self._nearest(voxels[strays])
-        found = []
+        scores = []
         for number, lesion in enumerate(self._voxels, start=1):
             own = voxels[owners == number]
             both = np.concatenate([own, lesion])
@@ -137,5 +142,5 @@ class Lesions:
                 mask = np.zeros(both.max(axis=0) - start + 1, dtype=bool)
                 mask[tuple((places - start).T)] = True
                 masks.append(mask)
-            found.append(volume_scores(masks[0], masks[1], self._mm.tolist(), tolerance=tolerance))
-        return found
+            scores.append(volume_scores(masks[0], masks[1], self._mm.tolist(), tolerance=tolerance))
+        return scores

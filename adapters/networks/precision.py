@@ -1,14 +1,15 @@
-"""Which number format a device computes in by itself."""
+"""Which number format a device computes in by itself, and what stays in float32 under autocast."""
 
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 
-__all__ = ["Precision", "native_bfloat16", "uses_bfloat16"]
+__all__ = ["Precision", "full_precision", "native_bfloat16", "uses_bfloat16"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,3 +54,10 @@ def uses_bfloat16(device: torch.device | str, precision: str) -> bool:
     if not native:
         logger.debug("%s has no bfloat16 of its own: float32 is faster there and is used instead", device)
     return native
+
+
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """A block that autocast leaves alone; its inputs are the caller's to bring to float32."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -1,6 +1,6 @@
 """What a user says of an image: clicks, boxes and phrases with their frame; and simulated users who place clicks."""
 
-from .prompts import (
+from adapters.prompts.prompts import (
     OFF_LESION,
     ON_LESION,
     PADDING,
@@ -12,8 +12,8 @@ from .prompts import (
     move_points,
     prompt_tensors,
 )
-from .tensors import PromptTensors
-from .users import (
+from adapters.prompts.tensors import PromptTensors
+from adapters.prompts.users import (
     USERS,
     ClickPolicy,
     centre_click,

@@ -229,13 +229,13 @@ class Prompts:
             lengths that differ, a singular affine, a click or a box outside the grid, a phrase that is no text.
     """
 
-    points: np.ndarray = field(default_factory=_empty)
-    labels: np.ndarray | None = None
+    points: Any = field(default_factory=_empty)
+    labels: Any = None
     frame: Frame = "image"
     affine: np.ndarray | None = None
     shape: tuple[int, ...] | None = None
-    boxes: np.ndarray = field(default_factory=_empty)
-    phrases: tuple[str, ...] = ()
+    boxes: Any = field(default_factory=_empty)
+    phrases: Sequence[str] = ()
     target: str | None = None
 
     def __post_init__(self) -> None:
@@ -275,7 +275,7 @@ class Prompts:
                 array = _to_numpy([] if values is None else values)
             except ValueError:  # lists of different lengths, which the checks of each name
                 continue
-            votes += [array.shape[-1] - more] if array.ndim >= 2 else []
+            votes += [array.shape[-1] - more] if array.ndim >= 2 and array.size else []
         votes += [] if self.shape is None else [len(self.shape)]
         return next((n for n, _ in Counter(votes).most_common() if n in _COUNT), 3)
 

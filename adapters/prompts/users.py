@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from .prompts import OFF_LESION, ON_LESION, Prompts
+from adapters.prompts.prompts import OFF_LESION, ON_LESION, Prompts
 
 Volume = np.ndarray | torch.Tensor
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import itertools
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,22 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from .summaries import AUTOMATIC, ITERATIVE, order, shown
+from adapters.prompts.voxels import voxels_under
+
+from .summaries import AUTOMATIC, ITERATIVE, by_policy, order, shown
 
 _TRUTH, _PREDICTION, _ON, _OFF = "#35c46a", "#ff8c1a", "#ff3b6b", "#3bb0ff"
+
+
+@dataclass(frozen=True, eq=False)
+class CasePicture:
+    """A case as drawn by `draw_case` (a PNG), and by what it is ranked."""
+
+    case: str
+    policy: str
+    clicks: int
+    dice: float
+    png: bytes
 
 
 def curve_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
@@ -61,23 +74,19 @@ def box_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     Args:
         summaries: what summary.json holds, by name of the method.
     """
-    found = {
-        name: {(entry["policy"], entry["clicks"]): entry for entry in shown(summary["scores"])}
-        for name, summary in summaries.items()
-    }
-    columns = list(dict.fromkeys(key for entries in found.values() for key in entries))
-    columns.sort(key=lambda column: order(*column))
-    figure = Figure(figsize=(max(5.0, 1.0 + 0.45 * len(columns) * (len(found) + 0.6)), 4.5), layout="constrained")
+    methods = {name: by_policy(shown(summary["scores"])) for name, summary in summaries.items()}
+    columns = sorted({key for entries in methods.values() for key in entries}, key=lambda column: order(*column))
+    figure = Figure(figsize=(max(5.0, 1.0 + 0.45 * len(columns) * (len(methods) + 0.6)), 4.5), layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(found)
-    for number, entries in enumerate(found.values()):
+    width = 0.8 / len(methods)
+    for number, entries in enumerate(methods.values()):
         for place, column in enumerate(columns):
             if column in entries:
-                where = place + (number - (len(found) - 1) / 2) * width
+                middle = place + (number - (len(methods) - 1) / 2) * width
                 values = [100 * value for value in entries[column]["dice"]["cases"].values()]
                 box = axes.boxplot(
                     values,
-                    positions=[where],
+                    positions=[middle],
                     widths=0.8 * width,
                     patch_artist=True,
                     showfliers=False,
@@ -85,13 +94,13 @@ def box_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
                 )
                 box["boxes"][0].set(facecolor=f"C{number}", alpha=0.35)
                 box["medians"][0].set(color="black")
-                axes.scatter([where] * len(values), values, s=12, color=f"C{number}", zorder=3)
+                axes.scatter([middle] * len(values), values, s=12, color=f"C{number}", zorder=3)
     names = [policy if policy == AUTOMATIC else f"{clicks} {policy}" for policy, clicks in columns]
     axes.set_xticks(range(len(columns)), names, rotation=30, ha="right")
     axes.set(ylabel="Dice of a case (points)", xlim=(-0.6, len(columns) - 0.4), ylim=(-2, 102))
     axes.grid(axis="y", alpha=0.3)
     axes.legend(
-        handles=[Patch(facecolor=f"C{number}", alpha=0.35, label=name) for number, name in enumerate(found)],
+        handles=[Patch(facecolor=f"C{number}", alpha=0.35, label=name) for number, name in enumerate(methods)],
         fontsize="small",
     )
     return figure
@@ -117,7 +126,8 @@ def draw_case(
         image: (D, H, W) with axes from foot to head, front to back and right to left (SPL, as all tensors here).
         label: (D, H, W) mask of the lesion, or None.
         prediction: (D, H, W) mask, or None.
-        clicks: (N, 3) voxels of the image in its axis order.
+        clicks: (N, 3) voxels of the image (frame ``image``) in its axis order; which slice shows a click is what
+            `adapters.prompts.voxels.voxels_under` says.
         spacing: mm of a voxel along each axis, (D, H, W).
         labels: (N,) 1 on the lesion, 0 off it, -1 padding (not shown); None: all 1.
         window: the image's values shown as black and white; None: its 1st and 99th percentile.
@@ -144,11 +154,8 @@ def draw_case(
     if len(marks) != len(points):
         raise ValueError(f"there are {len(points)} clicks but {len(marks)} labels, expected one for each")
     points, marks = points[marks >= 0], marks[marks >= 0]
-    for point in points:
-        if not np.all((point >= -0.5) & (point <= np.array(image.shape) - 0.5)):
-            raise ValueError(f"click {point.tolist()} lies outside the image of {image.shape} voxels")
-
-    centre = _shown_voxel(image, [label, prediction], points)
+    voxels = voxels_under(points, image.shape)
+    centre = voxels[0] if len(voxels) else voxels_under(_middle(image, [label, prediction]), image.shape)[0]
     low, high = window or np.percentile(image, (1, 99))
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     # across and down (or up) the picture: index of the tensor's axis; what the sides are
@@ -163,11 +170,11 @@ def draw_case(
         for colour, _, mask in outlines:
             if mask is not None and (cut := np.asarray(mask).take(centre[through], through) != 0).any():
                 axes.contour(np.pad(cut, 1), levels=[0.5], colors=colour, linewidths=1.3, extent=_padded(cut.shape))
-        here = np.round(points[:, through]) == centre[through]
+        on_slice = voxels[:, through] == centre[through]
         for value, marker, colour in ((1, "o", _ON), (0, "x", _OFF)):
-            shown = points[here & (marks == value)]
-            if len(shown):
-                axes.scatter(shown[:, across], shown[:, vertical], marker=marker, c=colour, s=45, zorder=3)
+            clicked = points[on_slice & (marks == value)]
+            if len(clicked):
+                axes.scatter(clicked[:, across], clicked[:, vertical], marker=marker, c=colour, s=45, zorder=3)
         left, right, bottom, top = picture.get_extent()
         axes.set(xticks=[], yticks=[], title=name, xlim=(left, right), ylim=(bottom, top))
         for x, y, letter in ((0.02, 0.5, sides[0]), (0.98, 0.5, sides[1]), (0.5, 0.97, ends[0]), (0.5, 0.03, ends[1])):
@@ -185,13 +192,24 @@ def _padded(shape: tuple[int, ...]) -> tuple[float, float, float, float]:
     return -1.0, float(shape[1]), -1.0, float(shape[0])
 
 
-def _shown_voxel(image: np.ndarray, masks: Sequence[np.ndarray | None], points: np.ndarray) -> list[int]:
-    if len(points):
-        place = points[0]
-    else:
-        filled = [np.argwhere(np.asarray(mask)) for mask in masks if mask is not None and np.any(mask)]
-        place = filled[0].mean(axis=0) if filled else (np.array(image.shape) - 1) / 2
-    return [min(max(math.floor(p + 0.5), 0), size - 1) for p, size in zip(place, image.shape, strict=True)]
+def box_round(
+    mask: np.ndarray, clicks: np.ndarray, spacing: Sequence[float], margin_mm: float
+) -> tuple[slice, slice, slice]:
+    """The part of a grid to show: a mask (D, H, W) and clicks (N, 3) in its voxels with a margin; all where none is."""
+    shape = np.array(mask.shape)
+    marked = np.concatenate([np.argwhere(mask), np.reshape(clicks, (-1, 3))])
+    places = marked if len(marked) else np.stack([0 * shape, shape - 1])
+    margin = margin_mm / np.array(spacing)
+    start = np.floor(np.maximum(places.min(axis=0) - margin, 0)).astype(int)
+    end = np.ceil(np.minimum(places.max(axis=0) + margin + 1, shape)).astype(int)
+    d, h, w = (slice(int(a), int(b)) for a, b in zip(start, end, strict=True))
+    return d, h, w
+
+
+def _middle(image: np.ndarray, masks: Sequence[np.ndarray | None]) -> np.ndarray:
+    """(3,) the middle of the first mask that is not empty, else of the image, in its voxels."""
+    filled = [np.argwhere(np.asarray(mask)) for mask in masks if mask is not None and np.any(mask)]
+    return filled[0].mean(axis=0) if filled else (np.array(image.shape) - 1) / 2
 
 
 def png(figure: Figure) -> bytes:

@@ -1,11 +1,15 @@
-"""Headings, paragraphs, tables and pictures, written down as Markdown or as one HTML page that needs nothing else."""
+"""Headings, paragraphs, tables and pictures, written down as Markdown or as one HTML page that needs nothing else.
+
+HTML comes from a jinja2 template, ``page.html.jinja``. Markdown is blocks with empty lines between them: a join.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +32,11 @@ class Picture:
 
     png: bytes
     caption: str
+
+    @property
+    def source(self) -> str:
+        """The picture itself as an address."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,50 +71,14 @@ def markdown_table(table: Table) -> str:
     return "\n".join([first, ruler.replace(" ", ""), *rest])
 
 
-_STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:68rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
-h1{font-size:1.7rem}h2{font-size:1.25rem;margin-top:2.2rem}img{max-width:100%;height:auto}
-figure{margin:1rem 0}figcaption,.note{color:#4a5158;font-size:.92rem}
-.wide{overflow-x:auto}table{border-collapse:collapse;margin:.8rem 0}
-th,td{padding:.3rem .9rem;border-bottom:1px solid #d5dae0;text-align:left;white-space:nowrap}
-td+td{font-variant-numeric:tabular-nums}tr.strong{font-weight:600;background:#f1f6ff}
-pre{background:#f3f5f7;padding:.8rem;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.82rem}
-.warning{border-left:4px solid #d9a400;background:#fff9e5;padding:.5rem 1rem}
-"""
-
-
 def as_html(title: str, about: str, sections: Sequence[Section], *, warnings: Sequence[str] = ()) -> str:
     """The whole page as HTML in one file: style and pictures are inside; at the top, what a reader must not miss."""
-    parts = [f"<h1>{html.escape(title)}</h1>", *(f'<p class="warning">{html.escape(text)}</p>' for text in warnings)]
-    parts += [f"<p>{html.escape(about)}</p>"] if about else []
-    for section in sections:
-        parts += [f"<h2>{html.escape(section.heading)}</h2>"] if section.heading else []
-        parts += [f"<p>{html.escape(text)}</p>" for text in section.paragraphs]
-        parts += [_html_table(table) for table in section.tables]
-        parts += [_html_picture(picture) for picture in section.pictures]
-        parts += [f'<p class="note">{html.escape(text)}</p>' for text in section.notes]
-        parts += [f"<p>As typed:</p><pre>{html.escape(section.command)}</pre>"] if section.command else []
-    head = (
-        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+    environment = Environment(
+        loader=PackageLoader("adapters.scoring", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
     )
-    body = "\n".join(parts)
-    return (
-        f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
-    )
-
-
-def _html_table(table: Table) -> str:
-    heading = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.heading)
-    rows = []
-    for number, row in enumerate(table.rows):
-        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
-        rows.append(f'<tr class="strong">{cells}</tr>' if number in table.strong else f"<tr>{cells}</tr>")
-    return f'<div class="wide"><table><thead><tr>{heading}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-
-
-def _html_picture(picture: Picture) -> str:
-    source = base64.b64encode(picture.png).decode()
-    caption = html.escape(picture.caption, quote=True)
-    return (
-        f'<figure><img alt="{caption}" src="data:image/png;base64,{source}"><figcaption>{caption}</figcaption></figure>'
-    )
+    template = environment.get_template("page.html.jinja")
+    return template.render(title=title, about=about, sections=sections, warnings=warnings)

@@ -1,4 +1,8 @@
-"""Scores of single predictions brought together: over cases and seeds, over clicks, by volume, by lesion."""
+"""Scores of single predictions brought together: over cases and seeds, over clicks, by volume, by lesion.
+
+Plain dictionaries in place of pandas: the tables have some thousand rows at most, and three helpers group them.
+With pandas the module is hardly shorter, loads a second longer, and its means differ in the last digit.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,11 @@ def shown(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Without some rounds of the iterative user: `SHOWN_ROUNDS` and the last stay."""
     last = max((entry["clicks"] for entry in entries if entry["policy"] == ITERATIVE), default=0)
     return [entry for entry in entries if entry["policy"] != ITERATIVE or entry["clicks"] in {*SHOWN_ROUNDS, last}]
+
+
+def by_policy(entries: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], Mapping[str, Any]]:
+    """Entries of `summarise` by policy and number of clicks."""
+    return {(entry["policy"], entry["clicks"]): entry for entry in entries}
 
 
 def summarise(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -92,7 +101,7 @@ def sessions(rows: Iterable[Row], *, goal: float = GOAL) -> list[Row]:
         the goal (one more than there were where it was not reached), ``reached`` (1.0 or 0.0), ``seconds_first_click``
         and ``seconds_next_click``: the mean over the predictions after the first, None if there were none.
     """
-    found: list[Row] = []
+    worth: list[Row] = []
     iterative = sorted(
         (row for row in rows if row["policy"] == ITERATIVE),
         key=lambda row: (str(row["case"]), row["seed"], row["clicks"]),
@@ -102,7 +111,7 @@ def sessions(rows: Iterable[Row], *, goal: float = GOAL) -> list[Row]:
         dice = [row["dice"] for row in curve]
         # a round in which nothing was left to correct predicts nothing and takes no time
         later = [row["seconds"] for row in curve[1:] if row["seconds"] > 0]
-        found.append(
+        worth.append(
             {
                 "case": case,
                 "seed": seed,
@@ -114,7 +123,7 @@ def sessions(rows: Iterable[Row], *, goal: float = GOAL) -> list[Row]:
                 "seconds_next_click": float(np.mean(later)) if later else None,
             }
         )
-    return found
+    return worth
 
 
 def interaction(rows: Sequence[Row], *, goal: float = GOAL) -> dict[str, Any] | None:
@@ -130,18 +139,18 @@ def interaction(rows: Sequence[Row], *, goal: float = GOAL) -> dict[str, Any] | 
         ``reached``: the share of sessions in which it was; ``seconds_first_click`` and ``seconds_next_click`` (means;
         None without any). None where there are no iterative clicks.
     """
-    found = sessions(rows, goal=goal)
-    if not found:
+    worth = sessions(rows, goal=goal)
+    if not worth:
         return None
     rounds = max(int(row["clicks"]) for row in rows if row["policy"] == ITERATIVE)
-    later = [session["seconds_next_click"] for session in found if session["seconds_next_click"] is not None]
+    later = [session["seconds_next_click"] for session in worth if session["seconds_next_click"] is not None]
     return {
         "rounds": rounds,
         "goal": goal,
-        **{score: _over(found, score) for score in ("dice_area", "nsd_area", "clicks_needed")},
+        **{score: _over(worth, score) for score in ("dice_area", "nsd_area", "clicks_needed")},
         "not_reached": rounds + 1,
-        "reached": float(np.mean([session["reached"] for session in found])),
-        "seconds_first_click": float(np.mean([session["seconds_first_click"] for session in found])),
+        "reached": float(np.mean([session["reached"] for session in worth])),
+        "seconds_first_click": float(np.mean([session["seconds_first_click"] for session in worth])),
         "seconds_next_click": float(np.mean(later)) if later else None,
     }
 
@@ -181,11 +190,11 @@ def strata(rows: Sequence[Row], bounds: Sequence[float] = STRATA_ML) -> list[dic
         From small to large: ``name``, ``cases`` (names), ``scores`` (as `summarise` gives them) and ``interaction`` (as
         `interaction` gives it).
     """
-    found = []
+    groups = []
     ordered = sorted(rows, key=lambda row: row["lesion_ml"])  # stable, and lesions of one stratum lie together
     for name, group in itertools.groupby(ordered, key=lambda row: stratum(row["lesion_ml"], bounds)):
         members = list(group)
-        found.append(
+        groups.append(
             {
                 "name": name,
                 "cases": sorted({row["case"] for row in members}),
@@ -193,7 +202,7 @@ def strata(rows: Sequence[Row], bounds: Sequence[float] = STRATA_ML) -> list[dic
                 "interaction": interaction(members),
             }
         )
-    return found
+    return groups
 
 
 def by_lesion(rows: Sequence[Row]) -> dict[str, Any] | None:
@@ -212,13 +221,12 @@ def by_lesion(rows: Sequence[Row]) -> dict[str, Any] | None:
         return None
     scores = []
     for (policy, clicks), group in _by_clicks(rows):
-        parts = {"clicked_dice": True, "other_dice": False}
         entry: dict[str, Any] = {"policy": policy, "clicks": clicks, "rows": len(group)}
         entry |= {score: float(np.mean([row[score] for row in group])) for score in SCORES}
         entry["found"] = float(np.mean([row["dice"] > 0 for row in group]))
-        for name, wanted in parts.items():
-            some = [row["dice"] for row in group if (row["clicked"] > 0) is wanted]
-            entry[name] = float(np.mean(some)) if some else None
+        for name, clicked in (("clicked_dice", True), ("other_dice", False)):
+            dice = [row["dice"] for row in group if (row["clicked"] > 0) is clicked]
+            entry[name] = float(np.mean(dice)) if dice else None
         scores.append(entry)
     lesions = {(row["case"], row["lesion"]) for row in rows}
     return {"cases": len({case for case, _ in lesions}), "lesions": len(lesions), "scores": scores}
@@ -239,11 +247,11 @@ def case_rows(rows: Sequence[Row], about: Iterable[Mapping[str, Any]], bounds: S
     known = {entry["case"]: entry for entry in about}
     clicked = {(session["case"], session["seed"]): session for session in sessions(rows)}
     columns = ("dice_area", "nsd_area", "clicks_needed", "reached", "seconds_first_click", "seconds_next_click")
-    found = {}
+    by_session = {}
     for row in rows:
         case, seed = key = (row["case"], row["seed"])
         session = clicked.get(key, {})
-        found[key] = {
+        by_session[key] = {
             "case": case,
             "seed": seed,
             "lesion_ml": row["lesion_ml"],
@@ -251,4 +259,4 @@ def case_rows(rows: Sequence[Row], about: Iterable[Mapping[str, Any]], bounds: S
             **{name: known.get(case, {}).get(name) for name in ("lesions", "peak_mib")},
             **{name: session.get(name) for name in columns},
         }
-    return list(found.values())
+    return list(by_session.values())

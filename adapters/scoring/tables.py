@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .page import Section, Table
-from .published_figures import beside_published
-from .summaries import shown
+from .published_figures import DATA, PROTOCOL, SOURCE, TOLERANCE_MM, check_task, published_figures
+from .summaries import AUTOMATIC, ITERATIVE, by_policy, shown
 
 Summary = Mapping[str, Any]
+"""What summary.json holds."""
+_BESIDE_CLICKS = (0, 1, 3, 10)
+"""Numbers of clicks that stand beside the published figures."""
 
 
-def points(score: Mapping[str, float]) -> str:
+def points(score: Mapping[str, float], decimals: int = 1) -> str:
     """Mean and spread between seeds of a score from 0 to 1, in points."""
-    return f"{100 * score['mean']:.1f} ± {100 * score['spread']:.1f}"
+    return f"{100 * score['mean']:.{decimals}f} ± {100 * score['spread']:.{decimals}f}"
 
 
 def about_run(summary: Summary) -> str:
@@ -31,8 +34,8 @@ def score_sections(summary: Summary) -> list[Section]:
     Args:
         summary: what summary.json holds; what it lacks is left out.
     """
-    found = [_scores(summary), _interaction(summary), beside_published(summary), _strata(summary), _lesions(summary)]
-    return [section for section in found if section is not None]
+    sections = [_scores(summary), _interaction(summary), beside_published(summary), _strata(summary), _lesions(summary)]
+    return [section for section in sections if section is not None]
 
 
 def _scores(summary: Summary) -> Section:
@@ -62,17 +65,17 @@ def _mm(entry: Mapping[str, Any]) -> str:
 
 def interaction_row(summary: Summary) -> list[str] | None:
     """Cells for `INTERACTION`; None where there were no iterative clicks."""
-    found = summary.get("interaction")
-    if not found:
+    session = summary.get("interaction")
+    if not session:
         return None
-    needed = found["clicks_needed"]
-    later = found["seconds_next_click"]
+    needed = session["clicks_needed"]
+    later = session["seconds_next_click"]
     return [
-        points(found["dice_area"]),
-        points(found["nsd_area"]),
+        points(session["dice_area"]),
+        points(session["nsd_area"]),
         f"{needed['mean']:.1f} ± {needed['spread']:.1f}",
-        f"{100 * found['reached']:.0f} %",
-        f"{found['seconds_first_click']:.2f}",
+        f"{100 * session['reached']:.0f} %",
+        f"{session['seconds_first_click']:.2f}",
         "-" if later is None else f"{later:.2f}",
     ]
 
@@ -89,10 +92,10 @@ INTERACTION = [
 
 def interaction_notes(summary: Summary) -> list[str]:
     """How to read `INTERACTION`."""
-    found = summary["interaction"]
+    curve = summary["interaction"]
     return [
-        f"Areas are under the curve over 1 to {found['rounds']} clicks, divided by its width: its mean height.",
-        f"The goal is a Dice of {found['goal']:g}; where it was never reached, {found['not_reached']} clicks count.",
+        f"Areas are under the curve over 1 to {curve['rounds']} clicks, divided by its width: its mean height.",
+        f"The goal is a Dice of {curve['goal']:g}; where it was never reached, {curve['not_reached']} clicks count.",
     ]
 
 
@@ -103,19 +106,65 @@ def _interaction(summary: Summary) -> Section | None:
     return Section("Clicks one by one", tables=[Table(INTERACTION, [row])], notes=interaction_notes(summary))
 
 
+def beside_published(summary: Summary) -> Section | None:
+    """A run's scores in one table with the published ones; None if the summary names no task.
+
+    Args:
+        summary: what summary.json holds.
+    """
+    task = check_task(summary.get("task"))
+    if task is None:
+        return None
+    ours = [
+        [summary["method"] or "this run", _prompts(entry), points(entry["dice"], 2), points(entry["nsd"], 2), "-"]
+        for entry in summary["scores"]
+        if entry["clicks"] in _BESIDE_CLICKS
+    ]
+    theirs = [
+        [
+            f"{figure.method} (automatic mode)" if figure.group == "automatic" else figure.method,
+            figure.prompts,
+            f"{figure.dice:.2f}",
+            f"{figure.nsd:.2f}",
+            "-" if figure.tuned_millions is None else f"{figure.tuned_millions:g} M",
+        ]
+        for figure in published_figures(task)
+    ]
+    notes = [
+        f"Published: {SOURCE}; {DATA[task]}, {PROTOCOL}.",
+        "In automatic mode SAM-B's encoder was tuned in six ways; the tuned parameters are those of the encoder.",
+        "Bold is this run, mean ± spread between seeds. Only a run on the same test cases can be compared.",
+    ]
+    if summary["tolerance_mm"] != TOLERANCE_MM:
+        notes.append(
+            f"The NSD of this run is at {summary['tolerance_mm']:g} mm, the published one at {TOLERANCE_MM:g} mm: "
+            "they cannot be compared."
+        )
+    table = Table(["method", "prompts", "Dice", "NSD", "tuned"], [*ours, *theirs], strong=range(len(ours)))
+    return Section(f"Beside the published figures: {task}", tables=[table], notes=notes)
+
+
+def _prompts(entry: Mapping[str, Any]) -> str:
+    clicks, policy = entry["clicks"], entry["policy"]
+    if policy == AUTOMATIC:
+        return "none"
+    placed = "one by one" if policy == ITERATIVE else policy
+    return f"{clicks} click{'s' if clicks > 1 else ''} a volume ({placed})"
+
+
 def _label(entry: Mapping[str, Any]) -> str:
     return f"{entry['clicks']} {entry['policy']}" if entry["clicks"] else entry["policy"]
 
 
 def _strata(summary: Summary) -> Section | None:
-    found = summary.get("strata")
-    if not found:
+    strata = summary.get("strata")
+    if not strata:
         return None
     entries = shown(summary["scores"])
     rows = []
-    for group in found:
-        by_clicks = {(entry["policy"], entry["clicks"]): entry for entry in group["scores"]}
-        cells = [by_clicks.get((entry["policy"], entry["clicks"])) for entry in entries]
+    for group in strata:
+        scored = by_policy(group["scores"])
+        cells = [scored.get(key) for key in by_policy(entries)]
         rows.append(
             [
                 group["name"],
@@ -128,8 +177,8 @@ def _strata(summary: Summary) -> Section | None:
 
 
 def _lesions(summary: Summary) -> Section | None:
-    found = summary.get("lesions")
-    if not found:
+    counted = summary.get("lesions")
+    if not counted:
         return None
     rows = [
         [
@@ -140,14 +189,14 @@ def _lesions(summary: Summary) -> Section | None:
             f"{100 * entry['found']:.0f} %",
             *("-" if entry[key] is None else f"{100 * entry[key]:.1f}" for key in ("clicked_dice", "other_dice")),
         ]
-        for entry in shown(found["scores"])
+        for entry in shown(counted["scores"])
     ]
-    said = (
-        f"{found['lesions']} lesions in {found['cases']} cases that have several. Each voxel of a prediction counts "
-        "for the lesion that it lies on, or else for the nearest one."
+    about = (
+        f"{counted['lesions']} lesions in {counted['cases']} cases that have several. Each voxel of a prediction "
+        "counts for the lesion that it lies on, or else for the nearest one."
     )
     heading = ["clicks", "placed", "Dice", "NSD", "found", "Dice, clicked lesions", "Dice, other lesions"]
-    return Section("Lesion by lesion", [said], [Table(heading, rows)])
+    return Section("Lesion by lesion", [about], [Table(heading, rows)])
 
 
 def case_section(rows: Sequence[Mapping[str, Any]], summary: Summary) -> Section:
@@ -167,3 +216,9 @@ def case_section(rows: Sequence[Mapping[str, Any]], summary: Summary) -> Section
         body.append([case, f"{float(row['lesion_ml']):.1f}", row["lesions"] or "-", *cells])
     heading = ["case", "ml", "lesions", *map(_label, entries), *(["clicks for the goal"] if needed else [])]
     return Section("Dice case by case", tables=[Table(heading, body)])
+
+
+def caption(case: str, policy: str, clicks: int, dice: float) -> str:
+    """What the picture of a case shows, in words."""
+    placed = "no clicks" if policy == AUTOMATIC else f"{clicks} click{'s' if clicks > 1 else ''} ({policy})"
+    return f"{case}: Dice {dice:.2f}, {placed}"

@@ -10,8 +10,8 @@ from typing import Any
 from monai.bundle import ConfigParser
 from torch import nn
 
-from adapters.bundling.folders import find_bundle
 from adapters.bundling.error_text import innermost
+from adapters.bundling.folders import find_bundle
 from adapters.checkpoints import load_model
 from adapters.checkpoints.files import read_checkpoint
 from adapters.networks import SAMAdapter3D

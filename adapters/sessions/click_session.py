@@ -1,4 +1,4 @@
-"""Clicks on one image, one after the other, with undo: a bundle's inference for notebooks and programs."""
+"""Prompts on one image, one after the other, with undo: a bundle's inference for notebooks and programs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gzip
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,21 @@ from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
-from adapters.prompts import Clicks, check_affine
 from adapters.files import write_whole
 from adapters.inferers import ClickInferer
-from adapters.inferers.embeddings import Session, memory_of
+from adapters.inferers.embeddings import Session, embeddings_of
+from adapters.prompts import Prompts, check_affine
 from adapters.sessions.bundle import bundle_network, parsed, read_bundle
 from adapters.transforms import RequestToClicksd
 
 __all__ = ["ClickSession"]
 
-_CERTAIN = 10.0  # logit of a mask to start from, as `SAMAdapter3D.decode` suggests
+_CERTAIN = 10.0  # log-odds of a mask to start from, as `PromptTensors` suggests
 
 
 @dataclass(frozen=True)
 class _Image:
-    """The scan after all transforms but the clicks', and what the file says of it."""
+    """The scan after all transforms but the prompts', and what the file says of it."""
 
     scan: MetaTensor
     affine: np.ndarray
@@ -40,10 +40,9 @@ class _Image:
 
 @dataclass(frozen=True)
 class _State:
-    """What stands after a step. Masks are packed to bits; `windows` is what the inferer knows of the last clicks."""
+    """What stands after a step. Masks are packed to bits; `windows` is what the inferer knows of the last prompts."""
 
-    points: tuple[tuple[float, ...], ...] = ()
-    labels: tuple[int, ...] = ()
+    prompts: Prompts
     start: np.ndarray | None = None
     mask: np.ndarray | None = None
     windows: tuple[tuple[Any, Session], ...] = ()
@@ -137,7 +136,11 @@ class ClickSession:
 
     def _start(self, image: _Image) -> None:
         ClickInferer.forget(self._network)
-        self._image, self._states = image, [_State()]
+        self._image, self._states = image, [self._nothing(image)]
+
+    @staticmethod
+    def _nothing(image: _Image) -> _State:
+        return _State(Prompts(frame="image", affine=image.affine, shape=image.shape))
 
     @property
     def _now(self) -> tuple[_Image, _State]:
@@ -155,14 +158,13 @@ class ClickSession:
         return self._now[0].affine.copy()
 
     @property
-    def clicks(self) -> Clicks:
-        """The clicks that stand, in voxels of the image as stored (frame ``image``); labels 1 on the lesion, 0 off it.
+    def prompts(self) -> Prompts:
+        """The prompts that stand, in voxels of the image as stored (frame ``image``); labels 1 on the lesion, 0 off it.
 
         Raises:
             ValueError: if there is no image yet.
         """
-        image, state = self._now
-        return Clicks.from_points(state.points, state.labels, frame="image", affine=image.affine, shape=image.shape)
+        return self._now[1].prompts
 
     @property
     def mask(self) -> np.ndarray:
@@ -196,13 +198,27 @@ class ClickSession:
         _, state = self._now
         if not isinstance(positive, (bool, np.bool_)):
             raise ValueError(f"positive is {positive!r}: expected True (on the lesion) or False (off it).")
-        try:
-            point = tuple(float(value) for value in voxel)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"the click is {voxel!r}: expected three numbers (i, j, k), a voxel.") from error
-        if len(point) != 3:
-            raise ValueError(f"the click is {voxel!r}: expected three numbers (i, j, k), a voxel.")
-        return self._step((*state.points, point), (*state.labels, int(positive)), state.start)
+        point = _numbers(voxel, f"the click is {voxel!r}", state.prompts.spatial_dims)
+        return self._step(state.prompts.with_click(point, int(positive)), state.start)
+
+    def add_box(self, lowest: Sequence[float], highest: Sequence[float]) -> np.ndarray:
+        """Draw a box round the lesion, and predict from all prompts that stand.
+
+        Args:
+            lowest: (i, j, k), the voxel of the box with the lowest indices, as in `add_click`.
+            highest: (i, j, k), the voxel with the highest indices, which is part of the box.
+
+        Returns:
+            bool (X, Y, Z), the mask on the image's own grid.
+
+        Raises:
+            ValueError: if there is no image yet, the corners are not three finite numbers each, lie outside the image
+                or are exchanged, or the bundle's network takes no boxes. The session is then as before.
+        """
+        _, state = self._now
+        axes = state.prompts.spatial_dims
+        box = [_numbers(each, f"a corner of the box is {each!r}", axes) for each in (lowest, highest)]
+        return self._step(replace(state.prompts, boxes=[*state.prompts.boxes.tolist(), box]), state.start)
 
     def automatic(self) -> np.ndarray:
         """Predict without a click, in the bundle's automatic mode, which its network must have been trained for.
@@ -216,7 +232,7 @@ class ClickSession:
         Raises:
             ValueError: if there is no image yet, or the bundle has no automatic mode.
         """
-        return self._step((), (), None)
+        return self._step(self._nothing(self._now[0]).prompts, None)
 
     def start_from(self, mask: Any) -> np.ndarray:
         """Start from a mask, of another program or an earlier session, instead of nothing; clicks then correct it.
@@ -248,8 +264,9 @@ class ClickSession:
                 f"the bundle's preprocessing makes a grid of {tuple(image.scan.shape[1:])} out of {image.shape}: a "
                 "mask to start from needs a bundle that only turns the scan."
             )
-        memory_of(self._network).restore_sessions(())
-        self._states.append(_State(start=np.packbits(turned), mask=np.packbits(given)))
+        embeddings_of(self._network).restore_sessions(())
+        nothing = self._nothing(image)
+        self._states.append(replace(nothing, start=np.packbits(turned), mask=np.packbits(given)))
         return self.mask
 
     def undo(self) -> np.ndarray:
@@ -265,7 +282,7 @@ class ClickSession:
         if len(self._states) == 1:
             raise ValueError("there is nothing to undo: no click stands.")
         self._states.pop()
-        memory_of(self._network).restore_sessions(self._states[-1].windows)
+        embeddings_of(self._network).restore_sessions(self._states[-1].windows)
         return self.mask
 
     def reset(self) -> None:
@@ -274,9 +291,9 @@ class ClickSession:
         Raises:
             ValueError: if there is no image yet.
         """
-        self._now  # noqa: B018
-        memory_of(self._network).restore_sessions(())
-        self._states = [_State()]
+        image, _ = self._now
+        embeddings_of(self._network).restore_sessions(())
+        self._states = [self._nothing(image)]
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write the mask as NIfTI: 1 on the lesion, 0 elsewhere, uint8, on the image's own grid with its affine.
@@ -301,33 +318,34 @@ class ClickSession:
         write_whole(path, gzip.compress(content, mtime=0) if path.name.endswith(".gz") else content)
         return path
 
-    def _step(
-        self, points: tuple[tuple[float, ...], ...], labels: tuple[int, ...], start: np.ndarray | None
-    ) -> np.ndarray:
-        """Predict from these clicks, and let the result stand."""
+    def _step(self, prompts: Prompts, start: np.ndarray | None) -> np.ndarray:
+        """Predict from these prompts, and let the result stand."""
         image, state = self._now
-        memory = memory_of(self._network)
+        embeddings = embeddings_of(self._network)
         try:
-            mask = self._predicted(image, points, labels, start)
+            mask = self._predicted(image, prompts, start)
         except BaseException:
-            memory.restore_sessions(state.windows)
+            embeddings.restore_sessions(state.windows)
             raise
-        self._states.append(_State(points, labels, start, np.packbits(mask), memory.sessions()))
+        self._states.append(_State(prompts, start, np.packbits(mask), embeddings.sessions()))
         return self.mask
 
-    def _predicted(
-        self, image: _Image, points: Sequence[Sequence[float]], labels: Sequence[int], start: np.ndarray | None
-    ) -> np.ndarray:
-        request = {"image": image.scan, "points": [list(point) for point in points], "point_labels": list(labels)}
+    def _predicted(self, image: _Image, prompts: Prompts, start: np.ndarray | None) -> np.ndarray:
+        request = {
+            "image": image.scan,
+            "points": prompts.points,
+            "point_labels": prompts.labels,
+            "boxes": prompts.boxes,
+        }
         data = _through(self._place, request)
         inputs = data["image"][None]
-        logits = None
+        stands = None
         if start is not None:
             shape = tuple(image.scan.shape[1:])
             inside = torch.from_numpy(_unpacked(start, shape)).to(self._device)[None, None]
-            logits = torch.where(inside, _CERTAIN, -_CERTAIN)
+            stands = torch.where(inside, _CERTAIN, -_CERTAIN)
         with torch.no_grad(), torch.autocast(self._device.type, **self._autocast):
-            data["pred"] = self._inferer(inputs, self._network, mask=logits)[0]
+            data["pred"] = self._inferer(inputs, self._network, mask=stands)[0]
         return np.asarray(_through(self._finish, data)["pred"][0].cpu()) > 0
 
 
@@ -336,6 +354,17 @@ def _through(transforms: Sequence[Any], data: dict[str, Any]) -> dict[str, Any]:
     for transform in transforms:
         data = transform(data)
     return data
+
+
+def _numbers(values: Any, name: str, axes: int) -> list[float]:
+    """As many finite numbers as the image has axes; `name` begins the sentence on others."""
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected three numbers (i, j, k), a voxel.") from error
+    if len(numbers) != axes:
+        raise ValueError(f"{name}: expected three numbers (i, j, k), a voxel.")
+    return numbers
 
 
 def _unpacked(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

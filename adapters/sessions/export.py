@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from adapters.bundling.folders import check_own, find_bundle
 from adapters.checkpoints import check_onnx, export_network
 from adapters.checkpoints.export import Format
-from adapters.sessions.bundle import bundle_network, parsed, read_bundle
+from adapters.sessions.bundle import bundle_network, read_bundle
 
 __all__ = ["export_bundle"]
 
@@ -35,8 +36,8 @@ def export_bundle(
         ImportError: if a package that the format needs is not installed.
         ValueError: if there is no such format, the network cannot be exported, or the comparison fails.
     """
+    folder = check_own(find_bundle(name), "name --output") / "models" if output is None else Path(output)
     parser = read_bundle(name, {"device": "cpu"})
-    folder = Path(parsed(parser, "bundle_root")) / "models" if output is None else Path(output)
     network = bundle_network(parser)
     files = export_network(network, folder, kind)
     told = f"wrote {' and '.join(map(str, files))}"

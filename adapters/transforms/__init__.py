@@ -3,7 +3,7 @@
 from .caching import cached_dataset
 from .datalist import load_datalist, load_requests
 from .intensity import WindowIntensityd
-from .lesion_mask import LesionLogOddsd, LesionMaskd, ThresholdLesiond
+from .lesion_mask import LesionMaskd, ThresholdLesiond
 from .loading import CheckScand, LoadScand, SafeSpacingd
 from .prompts import RequestToClicksd, SimulateClicksd
 from .remembered_scan import RememberedScand
@@ -12,7 +12,6 @@ from .saving import NiftiWriter, mask_name, mask_writer
 
 __all__ = [
     "CheckScand",
-    "LesionLogOddsd",
     "LesionMaskd",
     "LoadScand",
     "NiftiWriter",

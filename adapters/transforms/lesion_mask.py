@@ -1,7 +1,8 @@
-"""From the network's logits to a mask, and from a data set's labels to one."""
+"""From log-odds to a mask, and from a data set's labels to one."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -9,40 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
 from adapters.transforms.loading import no_lesion, source_file
-
-
-class LesionLogOddsd(MapTransform):
-    """Logits of background and lesion to the log-odds of the lesion, the lesion's logit less the background's.
-
-    One channel is inverted to the image's own grid at half the cost of two. What the inferers
-    return with ``compact`` is log-odds already, and stays as it is.
-
-    Args:
-        keys: keys of logits (2, D, H, W), or log-odds (1, D, H, W). Each becomes (1, D, H, W) of the same type.
-
-    Raises:
-        ValueError: (when called) another number of channels.
-    """
-
-    def __init__(self, keys: KeysCollection, *, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Convert each; see the class."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            if d[key].ndim != 4 or d[key].shape[0] not in {1, 2}:
-                raise ValueError(
-                    f"{key!r} has shape {tuple(d[key].shape)}: expected (2, D, H, W), background and lesion, or "
-                    "(1, D, H, W), log-odds of the lesion"
-                )
-            if d[key].shape[0] == 2:
-                d[key] = d[key][1:] - d[key][:1]
-        return d
 
 
 class ThresholdLesiond(MapTransform):
@@ -51,10 +23,8 @@ class ThresholdLesiond(MapTransform):
     The threshold's own log-odds are compared, so that no probabilities are computed.
 
     Args:
-        keys: keys of log-odds (1, I, J, K), as `LesionLogOddsd` gives them. Each becomes a mask of the same shape,
-            uint8.
-        threshold: a probability, between 0 and 1.
-        option: name of the request's own threshold in the data, which comes first where it is there.
+        keys: keys of log-odds (1, I, J, K), as the inferers give them. Each becomes a mask of the same shape, uint8.
+        threshold: a probability, between 0 and 1. A request's own (`RequestOptionsd`) comes before it.
 
     Raises:
         ValueError: a threshold that is not between 0 and 1.
@@ -65,20 +35,18 @@ class ThresholdLesiond(MapTransform):
         keys: KeysCollection,
         threshold: float = 0.5,
         *,
-        option: str = "threshold",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.threshold = _checked(threshold)
-        self.option = option
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Convert each; see the class."""
         d = dict(data)
-        given = d.get(self.option)
-        threshold = self.threshold if given is None or given == "" else _checked(float(given))
-        odds = math.log(threshold / (1 - threshold))
         for key in self.key_iterator(d):
+            options = json.loads(d[key].meta.get("options", "{}")) if isinstance(d[key], MetaTensor) else {}
+            threshold = _checked(options.get("threshold", self.threshold))
+            odds = math.log(threshold / (1 - threshold))
             d[key] = (d[key] > odds).view(torch.uint8)  # the same bytes
         return d
 

@@ -1,10 +1,11 @@
-"""Clicks on their way from a request, or from a label, to the meta of the scan tensor."""
+"""Prompts on their way from a request, or from a label, to the meta of the scan tensor."""
 
 from __future__ import annotations
 
 import re
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +15,60 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
 
-from adapters.prompts import ClickPolicy, Clicks, check_points, click_policy
+from adapters.prompts import PADDING, ClickPolicy, Prompts, check_points, click_policy
 from adapters.transforms.loading import source_file
 
 # A click on the stored grid may miss the resampled one by the rounding of its size; more means a crop cut it away.
 _ROUNDING = 1.0
 
 
-def _write(image: MetaTensor, points: np.ndarray, labels: np.ndarray) -> MetaTensor:
-    """The same tensor (memory shared) with clicks in its meta."""
-    meta = dict(image.meta)
-    meta["clicks"] = points.astype(np.float32).reshape(-1, 3)
-    meta["click_labels"] = labels.astype(np.int64)
+def _write(image: MetaTensor, prompts: Prompts) -> MetaTensor:
+    """The same tensor (memory shared) with prompts in its meta, as text, which every loader collates."""
+    meta = {**image.meta, "prompts": prompts.to_json()}
     return MetaTensor(image.as_tensor(), meta=meta, applied_operations=list(image.applied_operations))
 
 
-class RequestToClicksd(MapTransform):
-    """Bring the clicks of a request from the stored image to the tensor, and write them into its meta.
+def _affine(image: MetaTensor) -> np.ndarray:
+    """(n + 1, n + 1), voxels of a tensor (C, ...) of n axes to world."""
+    affine = np.asarray(image.affine.cpu(), dtype=float)
+    return _of_axes(affine, image.ndim - 1)
 
-    Put it after all spatial transforms. A request gives clicks in voxels of the image as stored (frame ``image``,
-    axis order i, j, k of the file, centres at integers) in one of three forms, all in the data dictionary:
+
+def _of_axes(affine: np.ndarray, axes: int) -> np.ndarray:
+    """An affine of three axes for the first so many: MONAI gives an image of two the affine of three."""
+    kept = [*range(axes), len(affine) - 1]
+    return affine[np.ix_(kept, kept)]
+
+
+class RequestToClicksd(MapTransform):
+    """Bring the prompts of a request from the stored image to the tensor, and write them into its meta.
+
+    Put it after all spatial transforms. A request gives prompts in voxels of the image as stored (frame ``image``,
+    axis order i, j, k of the file, centres at integers), all in the data dictionary. Clicks come in one of three forms:
 
     - ``points`` [[i, j, k], ...] and ``point_labels`` [1 | 0 | -1, ...] (VISTA3D, OHIF),
     - ``foreground`` [[i, j, k], ...] and/or ``background`` (MONAI Label, deepgrow),
     - a list under each name in ``label_names``, and/or ``background`` (MONAI Label, deepedit).
 
+    Beside them, ``boxes`` [[[i, j, k], [i, j, k]], ...] have the lowest and the highest voxel of each box, ``phrases``
+    [text, ...] say in words what is looked for, and ``label`` names the target.
+
     They are checked, moved by ``inv(image.affine) @ image.meta["original_affine"]`` and written as
-    ``image.meta["clicks"]`` (N, 3) float32, in voxels of the tensor (order of its axes), and
-    ``image.meta["click_labels"]`` (N,) int64. N = 0 is an empty array. What clicks say about an image does not
-    survive further spatial transforms.
+    ``image.meta["prompts"]``: `adapters.prompts.Prompts` in voxels of the tensor (frame ``image``, order of its axes),
+    as text (`Prompts.to_json`). The request's own entries are taken out of the data, which so have the same keys for
+    every item of a batch.
 
     Args:
-        keys: keys of the scans (MetaTensors (C, D, H, W), loaded by LoadScand).
+        keys: keys of the scans (MetaTensors (C, D, H, W) or (C, H, W), loaded by LoadScand).
         label_names: names of the lesion, under which deepedit requests keep its clicks. A request's own ``label``,
             where it is a string, must be one of them, or one of several such as "tumor 2". Empty: the request's
             ``label`` is taken as the name.
-        required: refuse a request without a click.
+        required: refuse a request without a click, a box or a phrase.
 
     Raises:
-        ValueError: (when called) clicks that are not (N, 3), not finite or outside the stored image, labels of
-            another length or value, two forms at once, another ``label``, no click though ``required``, a click
-            that a crop has cut away, an image that was not loaded from a file.
+        ValueError: (when called) clicks that are not (N, 3), boxes that are not (M, 2, 3), values that are not finite
+            or outside the stored image, labels of another length or value, two forms at once, another ``label``, no
+            prompt though ``required``, a prompt that a crop has cut away, an image that was not loaded from a file.
     """
 
     def __init__(
@@ -70,18 +84,46 @@ class RequestToClicksd(MapTransform):
         self.required = required
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the request's clicks into the meta of each scan; see the class."""
+        """Write the request's prompts into the meta of each scan; see the class."""
         d = dict(data)
-        points, labels = self._read(d)
-        if self.required and not (labels >= 0).any():
+        for key in self.key_iterator(d):
+            d[key] = self._placed(d, d[key], str(key))
+        for name in {*self._names(d), "points", "point_labels", "boxes", "phrases"} & d.keys():
+            if not isinstance(d[name], (str, MetaTensor)):
+                del d[name]
+        return d
+
+    def _placed(self, d: Mapping[Hashable, Any], image: Any, key: str) -> MetaTensor:
+        axes = image.ndim - 1 if isinstance(image, torch.Tensor) else 3
+        points, labels = self._clicks(d, axes)
+        boxes, phrases = (d[name] if _is_given(d.get(name)) else () for name in ("boxes", "phrases"))
+        for name in ("boxes", "phrases"):
+            if isinstance(d.get(name), (str, int, float)):
+                raise ValueError(f"the request's {name!r} is {d[name]!r}, expected a list")
+        if self.required and not ((labels != PADDING).any() or len(boxes) or len(phrases)):
             raise ValueError(
                 "no click in the request, expected at least one: give points and point_labels, or foreground"
             )
-        for key in self.key_iterator(d):
-            d[key] = self._move(d[key], str(key), points, labels)
-        return d
+        if not isinstance(image, MetaTensor) or "original_affine" not in image.meta:
+            raise ValueError(f"{key!r} has no affine of the stored image; load it from its file with LoadScand")
+        stored_shape = image.meta.get("spatial_shape")
+        target = d.get("label")
+        try:
+            stored = Prompts(
+                points,
+                labels,
+                affine=_of_axes(np.asarray(image.meta["original_affine"], dtype=float), axes),
+                shape=None if stored_shape is None else tuple(int(size) for size in stored_shape)[:axes],
+                boxes=boxes,
+                phrases=tuple(phrases),
+                target=target if isinstance(target, str) and target else None,
+            )
+        except ValueError as err:  # of a list of requests, which one
+            raise ValueError(f"{Path(source_file(image) or key).name}: {err}") from err
+        return _write(image, _onto(stored, image))
 
-    def _read(self, d: Mapping[Hashable, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def _names(self, d: Mapping[Hashable, Any]) -> list[str]:
+        """The keys under which there may be clicks of one kind."""
         names = [*self.label_names, "foreground"]
         label = d.get("label")
         if isinstance(label, str) and label:
@@ -91,7 +133,10 @@ class RequestToClicksd(MapTransform):
                     f"several, such as '{self.label_names[0]} 2'): this bundle segments nothing else"
                 )
             names.append(label)
-        names = list(dict.fromkeys([*names, "background"]))
+        return list(dict.fromkeys([*names, "background"]))
+
+    def _clicks(self, d: Mapping[Hashable, Any], axes: int) -> tuple[np.ndarray, np.ndarray]:
+        names = self._names(d)
         for name in (*names, "points", "point_labels"):
             if isinstance(d.get(name), (str, int, float)):
                 raise ValueError(f"the request's {name!r} is {d[name]!r}, expected a list, one entry for each click")
@@ -102,35 +147,40 @@ class RequestToClicksd(MapTransform):
             if d.get("points") is None or d.get("point_labels") is None:
                 missing = "points" if d.get("points") is None else "point_labels"
                 raise ValueError(f"the request has no {missing!r}, expected points and point_labels together")
-            return check_points(d["points"], d["point_labels"], name="request")
+            return check_points(d["points"], d["point_labels"], name="request", spatial_dims=axes)
         read = [
-            check_points(d[name], [int(name != "background")] * len(d[name]), name=f"request, {name!r}")
+            check_points(
+                d[name], [int(name != "background")] * len(d[name]), name=f"request, {name!r}", spatial_dims=axes
+            )
             for name in named
         ]
-        read.append(check_points([], []))
+        read.append(check_points([], [], spatial_dims=axes))
         return np.concatenate([points for points, _ in read]), np.concatenate([labels for _, labels in read])
 
-    def _move(self, image: Any, key: str, points: np.ndarray, labels: np.ndarray) -> MetaTensor:
-        if not isinstance(image, MetaTensor) or "original_affine" not in image.meta:
-            raise ValueError(f"{key!r} has no affine of the stored image; load it from its file with LoadScand")
-        stored_shape = image.meta.get("spatial_shape")
-        shape = None if stored_shape is None else tuple(int(size) for size in stored_shape)
-        try:
-            stored = Clicks(points, labels, "image", np.asarray(image.meta["original_affine"]), shape)
-        except ValueError as err:  # of a list of requests, which one
-            raise ValueError(f"{Path(source_file(image) or key).name}: {err}") from err
-        moved = stored.to_voxel(image.affine, frame="image").points
-        sizes = np.asarray(image.shape[1:])
-        nearest = np.clip(moved, -0.5, sizes - 0.5)
-        lost = (np.abs(nearest - moved).max(axis=1, initial=0) > _ROUNDING) & (labels >= 0)
-        if lost.any():
-            first = int(np.flatnonzero(lost)[0])
-            raise ValueError(
-                f"click {first} at {points[first].tolist()} of the stored image falls on "
-                f"{np.round(moved[first], 2).tolist()}, outside the tensor of shape {tuple(image.shape[1:])}: "
-                "a crop has cut it away; click inside, or crop less"
-            )
-        return _write(image, nearest, labels)
+
+def _onto(stored: Prompts, image: MetaTensor) -> Prompts:
+    """Prompts of the stored image on the tensor's grid; what misses it by rounding is moved to its face."""
+    moved = stored.to_voxel(_affine(image), frame="image")
+    last = np.asarray(image.shape[1:]) - 0.5
+    # float32 takes away the rounding of affines, by which a click between two voxels would fall to one of them
+    points, boxes = (np.clip(each, -0.5, last).astype(np.float32) for each in (moved.points, moved.boxes))
+    away = np.abs(points - moved.points).max(axis=1, initial=0)
+    lost = (away > _ROUNDING) & (np.asarray(moved.labels) != PADDING)
+    if lost.any():
+        first = int(np.flatnonzero(lost)[0])
+        raise ValueError(
+            f"click {first} at {stored.points[first].tolist()} of the stored image falls on "
+            f"{np.round(moved.points[first], 2).tolist()}, outside the tensor of shape {tuple(image.shape[1:])}: "
+            "a crop has cut it away; click inside, or crop less"
+        )
+    outside = (moved.boxes[:, 0] > last).any(axis=1) | (moved.boxes[:, 1] < -0.5).any(axis=1)
+    if outside.any():
+        first = int(np.flatnonzero(outside)[0])
+        raise ValueError(
+            f"box {first} from {stored.boxes[first, 0].tolist()} to {stored.boxes[first, 1].tolist()} of the stored "
+            f"image lies outside the tensor of shape {tuple(image.shape[1:])}: a crop has cut it away; crop less"
+        )
+    return replace(moved, points=points, boxes=boxes, shape=tuple(image.shape[1:]))
 
 
 def _is_one_of(label: str, name: str) -> bool:
@@ -149,17 +199,17 @@ class SimulateClicksd(Randomizable, MapTransform):
     For evaluation and tests; put it after all spatial transforms.
 
     Args:
-        keys: keys of the scans (MetaTensors (C, D, H, W)).
-        label_key: key of the label (1, D, H, W) on the same grid.
+        keys: keys of the scans (MetaTensors (C, D, H, W) or (C, H, W)).
+        label_key: key of the label (1, D, H, W) or (1, H, W) on the same grid.
         policy: name of the user (:data:`adapters.prompts.USERS`), or a :class:`adapters.prompts.ClickPolicy`.
         num: number of clicks, 0 for none; or the key under which a case holds its number, 1 where it has no such key.
         label_value: value of the lesion in the label; None: all but 0.
         seed: with a number a case gets the same clicks each time, whatever the order of cases or the number of
-            workers (they depend on the seed and the name of the label's file). None: new clicks each time, from the
-            transform's random state.
+            workers. They depend on the seed and the case: its entry ``case``, or else the last folder and the name of
+            its label's file. None: new clicks each time, from the transform's random state.
 
-    Writes ``image.meta["clicks"]`` (N, 3) float32 in voxels of the tensor and ``image.meta["click_labels"]`` (N,)
-    int64; N = 0 if the label has no lesion (``stray`` clicks need none).
+    Writes ``image.meta["prompts"]``: `adapters.prompts.Prompts` in voxels of the tensor (frame ``image``), as text;
+    N = 0 if the label has no lesion (``stray`` clicks need none).
 
     Raises:
         ValueError: an unknown policy; (when called) a label that is missing or on another grid.
@@ -183,26 +233,24 @@ class SimulateClicksd(Randomizable, MapTransform):
         self.label_value = label_value
         self.seed = seed
 
-    def _generator(self, label: Any) -> np.random.Generator:
+    def _generator(self, d: Mapping[Hashable, Any]) -> np.random.Generator:
         if self.seed is None:
             return np.random.default_rng(self.R.randint(2**31, size=4))
-        return np.random.default_rng([self.seed, zlib.crc32(Path(source_file(label)).name.encode())])
+        case = str(d.get("case") or "/".join(Path(source_file(d[self.label_key])).parts[-2:]))
+        return np.random.default_rng([self.seed, zlib.crc32(case.encode())])
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write simulated clicks into the meta of each scan; see the class."""
         d = dict(data)
         label = d.get(self.label_key)
-        if not isinstance(label, torch.Tensor) or label.ndim != 4:
-            raise ValueError(f"{self.label_key!r} is not a label (1, D, H, W); load it, channel first")
+        if not isinstance(label, torch.Tensor) or label.ndim not in (3, 4):
+            raise ValueError(f"{self.label_key!r} is not a label (1, D, H, W) or (1, H, W); load it, channel first")
         lesion = np.asarray(label[0].detach().cpu())
         lesion = lesion != 0 if self.label_value is None else lesion == self.label_value
         num = d.get(self.num, 1) if isinstance(self.num, str) else self.num
         if not isinstance(num, int) or num < 0:
             raise ValueError(f"the number of clicks ({self.num!r}) is {num!r}, expected a whole number of at least 0")
-        if num == 0:
-            points, labels = np.zeros((0, 3)), np.zeros(0, dtype=np.int64)
-        else:
-            points, labels = self.policy(lesion, self._generator(label), num)
+        prompts = self.policy(lesion, self._generator(d), num) if num else Prompts(shape=lesion.shape)
         for key in self.key_iterator(d):
             image = d[key]
             if image.shape[1:] != label.shape[1:]:
@@ -210,5 +258,6 @@ class SimulateClicksd(Randomizable, MapTransform):
                     f"{key!r} and {self.label_key!r} are on different grids: shapes {tuple(image.shape[1:])} and "
                     f"{tuple(label.shape[1:])}; put both through the same transforms"
                 )
-            d[key] = _write(image if isinstance(image, MetaTensor) else MetaTensor(image), points, labels)
+            image = image if isinstance(image, MetaTensor) else MetaTensor(image)
+            d[key] = _write(image, replace(prompts, affine=_affine(image)))
         return d

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-
 
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 _WANTED = {bool: "true or false", int: "a whole number", float: "a number"}
@@ -21,11 +21,14 @@ class RequestOptionsd(MapTransform):
     Clients send options as numbers, or as text. Each is brought to the type of its default. An option that is missing,
     None or empty text is not written, so that the inferer's own value holds.
 
+    Every scan gets an entry, if an empty one, so that a batch holds the options of each of its items.
+
     Args:
         keys: keys of the scans (MetaTensors).
         options: the options' names and defaults, of type bool, int or float; None stands for a number.
 
-    Writes ``image.meta["options"]``, a dictionary, and the values of the right type into the data.
+    Writes ``image.meta["options"]``, the options as JSON text, and takes them out of the data, which so have the same
+    keys for every item of a batch.
 
     Raises:
         ValueError: a default of another type; (when called) a value that cannot be read as the default's type, or is
@@ -44,12 +47,15 @@ class RequestOptionsd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the request's options into the meta of each scan; see the class."""
         d = dict(data)
-        given = {name: d[name] for name in self.kinds if d.get(name) is not None and d[name] != ""}
-        read = {name: _read(name, value, self.kinds[name]) for name, value in given.items()}
-        d.update(read)
+        given = {name: d.pop(name, None) for name in self.kinds}
+        read = {
+            name: _read(name, value, self.kinds[name])
+            for name, value in given.items()
+            if value is not None and not (isinstance(value, str) and value == "")
+        }
         for key in self.key_iterator(d):
             image = d[key]
-            meta = {**image.meta, "options": read} if read else image.meta
+            meta = {**image.meta, "options": json.dumps(read)}
             d[key] = MetaTensor(image.as_tensor(), meta=meta, applied_operations=list(image.applied_operations))
         return d
 

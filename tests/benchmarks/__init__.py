@@ -1,5 +1,1 @@
-"""Time and memory, beside the literal form that the tests keep as their reference."""
-
-from tests.benchmarks.sections import SECTIONS, benchmark
-
-__all__ = ["SECTIONS", "benchmark"]
+"""Time and memory of the library beside the literal form of the network: ``python -m tests.benchmarks``."""

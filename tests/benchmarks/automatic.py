@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from monai.inferers import SlidingWindowInferer
 from torch import Tensor
 
-from adapters.process_memory import resident
+from adapters.inferers import AutomaticInferer
+from adapters.inferers.automatic import infer_resampled
+from adapters.inferers.grid import Grid
+from tests.benchmarks.common import memory, timed
 
 __all__ = ["measure_automatic"]
 
@@ -58,30 +61,22 @@ def measure_automatic(
     """
     if form not in {"monai", "fast"}:
         raise ValueError(f"form={form!r}: expected 'monai' or 'fast'.")
-    # not at the top: the other measurements' processes are smaller without them
-    from monai.inferers import SlidingWindowInferer
-
-    from adapters.inferers import AutomaticInferer
-    from adapters.inferers.automatic import infer_resampled
-    from adapters.inferers.grid import Grid
-
     scan = torch.rand((1, *shape), generator=torch.Generator().manual_seed(0))
     affine = np.diag([*voxel, 1.0])
     network = _Brighter()
     fast = AutomaticInferer(crop_size, spacing, overlap=_OVERLAP, mode="gaussian", compact=True)
     monai = SlidingWindowInferer(crop_size, overlap=_OVERLAP, mode="gaussian")
     with torch.inference_mode():
-        baseline, _ = resident()
-        start = time.perf_counter()
+        baseline, _ = memory()
         if form == "fast":
-            result = fast.infer_scan(scan, affine, network)
+            seconds, result = timed(lambda: fast.infer_scan(scan, affine, network))
         else:
             grid = Grid.of(shape, affine, (spacing,) * 3)
-            result = infer_resampled(scan, grid, lambda resampled: monai(resampled, network))
-        seconds = time.perf_counter() - start
-        _, peak = resident()
+            whole_scan = lambda resampled: monai(resampled, network)  # noqa: E731
+            seconds, result = timed(lambda: infer_resampled(scan, grid, whole_scan))
+        _, peak = memory()
         lesion = sum(int((part[-1] > (0 if len(part) == 1 else part[0])).sum()) for part in result.split(1, dim=1))
-    found = {
+    measured = {
         "infer_s": seconds,
         "baseline_bytes": baseline,
         "peak_bytes": peak,
@@ -92,5 +87,5 @@ def measure_automatic(
         "lesion_voxels": lesion,
     }
     if form == "fast":
-        found["stated_bytes"] = result.nbytes + fast.working_bytes(shape, affine)
-    return found
+        measured["stated_bytes"] = result.nbytes + fast.working_bytes(shape, affine)
+    return measured

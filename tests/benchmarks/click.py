@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.bundle import ConfigParser
+from monai.data import decollate_batch, list_data_collate
 
-from tests.benchmarks.common import timed, write_scan
-from adapters.process_memory import resident
+from tests.benchmarks.common import memory, timed, write_scan
 
 __all__ = ["measure_click"]
 
@@ -35,10 +36,6 @@ def measure_click(
         ``inferer_s`` (the rest of the inferer), ``write_s`` (from the logits to the file), ``outside_s`` (all but the
         network), and ``peak_bytes``.
     """
-    # not at the top: the other measurements' processes are smaller without them
-    from monai.bundle import ConfigParser
-    from monai.data import decollate_batch, list_data_collate
-
     with tempfile.TemporaryDirectory() as folder:
         scan = Path(folder) / f"scan{form}"
         click = write_scan(scan, shape)
@@ -78,5 +75,5 @@ def measure_click(
         "inferer_s": infer_s - inside_network,
         "write_s": write_s,
         "outside_s": read_s + infer_s - inside_network + write_s,
-        "peak_bytes": resident()[1],
+        "peak_bytes": memory()[1],
     }

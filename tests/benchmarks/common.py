@@ -2,59 +2,62 @@
 
 from __future__ import annotations
 
-import importlib.util
+import multiprocessing
+import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-import adapters
-from adapters.process_memory import resident
 from adapters.networks import SAMAdapter3D, build_sam_adapter3d
+from adapters.process_memory import peak_mib
+from adapters.prompts.tensors import PromptTensors
 
 __all__ = [
-    "NO_SOURCE",
     "attention_kernels",
-    "literal_path",
-    "load_literal",
-    "make_clicks",
+    "in_fresh_process",
     "make_image",
     "make_network",
+    "make_prompts",
     "memory",
     "projected",
     "timed",
     "write_scan",
 ]
 
-NO_SOURCE = "The literal column needs a source checkout: {path} is not there."
+_MIB = 2**20
 _PROJECTIONS = 64
 _RUNS_ON_GPU = 5
 _COARSE = 4  # how much coarser than the scan its phantom is made
 _ATTENTION = "aten::_scaled_dot_product_"
+_MEMORY = Path("/proc/meminfo")
+_PAGES = Path("/proc/self/statm")
 
 
-def literal_path() -> Path:
-    """The file with the literal form."""
-    return Path(adapters.__file__).resolve().parents[1] / "tests" / "reference" / "literal.py"
+def limit_memory() -> None:
+    """Let an allocation fail where there is no memory for it, before the system ends a process of its choice."""
+    if _MEMORY.exists():
+        free = dict(line.split(":") for line in _MEMORY.read_text().splitlines())["MemAvailable"]
+        bound = int(free.split()[0]) * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
 
 
-def load_literal() -> ModuleType:
-    """The literal form's module.
+def in_fresh_process(measurement: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
+    """What a measurement gives in a process of its own: a process' peak memory cannot fall.
 
-    Raises:
-        FileNotFoundError: if it is not there.
+    Args:
+        measurement: a function of a module, which the new process imports.
+        arguments: its arguments. Unless they say ``device="cuda"`` it may allocate no more memory than is free.
     """
-    spec = importlib.util.spec_from_file_location("literal", literal_path())
-    if spec is None or spec.loader is None or not literal_path().is_file():
-        raise FileNotFoundError(NO_SOURCE.format(path=literal_path()))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    limit = limit_memory if arguments.get("device", "cpu") == "cpu" else None
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=limit) as pool:
+        return pool.submit(measurement, **arguments).result()
 
 
 def make_network(variant: str, crop_size: int, **options: Any) -> SAMAdapter3D:
@@ -72,10 +75,10 @@ def make_image(crop_size: int, batch: int) -> Tensor:
     return torch.randn(batch, 1, crop_size, crop_size, crop_size, generator=torch.Generator().manual_seed(1))
 
 
-def make_clicks(crop_size: int, batch: int, count: int) -> tuple[Tensor, Tensor]:
-    """Clicks (B, N, 3) anywhere in the crop, the same in every process, and their labels (B, N), all on the lesion."""
+def make_prompts(crop_size: int, batch: int, count: int) -> PromptTensors:
+    """So many clicks anywhere in the crop, all on the lesion, the same in every process."""
     points = torch.rand(batch, count, 3, generator=torch.Generator().manual_seed(3)) * (crop_size - 1)
-    return points, torch.ones(batch, count, dtype=torch.long)
+    return PromptTensors(points, torch.ones(batch, count, dtype=torch.long))
 
 
 def projected(values: Tensor, count: int = _PROJECTIONS) -> list[float]:
@@ -112,11 +115,13 @@ def timed(run: Callable[[], Any], device: str = "cpu", *, warm: bool = False) ->
     return start_event.elapsed_time(end_event) / 1000 / _RUNS_ON_GPU, result
 
 
-def memory(device: str) -> tuple[int, int]:
+def memory(device: str = "cpu") -> tuple[int, int]:
     """Bytes held now, and at most so far: by this process, or with "cuda" by torch's tensors on the GPU."""
     if device == "cpu":
-        return resident()
-    return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+        now = int(_PAGES.read_text().split()[1]) * resource.getpagesize()
+    else:
+        now = torch.cuda.memory_allocated()
+    return now, round((peak_mib(torch.device(device)) or 0) * _MIB)
 
 
 def attention_kernels(run: Callable[[], Any], device: str) -> str:

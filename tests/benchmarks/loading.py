@@ -7,13 +7,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tests.benchmarks.common import write_scan
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 
-if TYPE_CHECKING:
-    from ignite.engine import Engine
+from tests.benchmarks.common import timed, write_scan
 
 __all__ = ["Waiting", "measure_loading"]
 
@@ -31,8 +32,6 @@ class Waiting:
 
     def attach(self, engine: Engine) -> None:
         """Listen to an engine."""
-        from ignite.engine import Events  # not at the top: the other measurements' processes are smaller without it
-
         engine.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._batch_started)
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._batch_completed)
@@ -85,8 +84,6 @@ def measure_loading(
     Returns:
         ``prepare_s`` (to make the data set, which loads all where they are kept in memory), and `Waiting.shares`.
     """
-    from monai.bundle import ConfigParser
-
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder)
         listed: list[dict[str, str]] = []
@@ -107,9 +104,7 @@ def measure_loading(
         chosen = {"cache": cache, "num_workers": num_workers, "max_epochs": epochs}
         parser.update({**own, **chosen, "train#trainer#train_handlers": "$[@schedule]", **options})
         parser.get_parsed_content("initialize")
-        start = time.perf_counter()
-        parser.get_parsed_content("train#dataset")
-        prepare_s = time.perf_counter() - start
+        prepare_s, _ = timed(partial(parser.get_parsed_content, "train#dataset"))
         waiting = Waiting()
         trainer = parser.get_parsed_content("train#trainer")
         waiting.attach(trainer)

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from adapters.networks import ImageFeatures, get_variant
 from tests.benchmarks.common import (
     attention_kernels,
-    load_literal,
-    make_clicks,
     make_image,
     make_network,
+    make_prompts,
     memory,
     projected,
     timed,
 )
-from adapters.networks import ImageFeatures, get_variant
+from tests.reference import literal
 
 __all__ = ["measure_linear", "measure_network", "measure_pointwise"]
 
@@ -50,22 +50,19 @@ def measure_network(
         ``encoder_s``, ``first_click_s``, ``next_click_s`` (prompt head and decoder; the literal form encodes again),
         ``peak_bytes`` of the whole process (of the GPU's tensors) at its first click, ``baseline_bytes`` before,
         ``projected`` logits; with ``kernels`` also ``attention``.
-
-    Raises:
-        FileNotFoundError: if the literal form is wanted and not there.
     """
-    literal = load_literal() if form == "literal" else None
     network = make_network(variant, crop_size, mask_decoder={"correction": False}).eval().requires_grad_(False)
     network = network.to(device)
     image = make_image(crop_size, batch).to(device)
-    points, labels = (each.to(device) for each in make_clicks(crop_size, batch, clicks))
+    prompts = make_prompts(crop_size, batch, clicks)
+    points, labels = prompts.points.to(device), prompts.labels.to(device)
     compiled = form == "compiled"
     if compiled:
         for part in (network.image_encoder, network.prompt_head, network.mask_decoder):
             part.compile()
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=form in ("bfloat16", "compiled")):
         baseline, _ = memory(device)
-        if literal:
+        if form == "literal":
             encoder = lambda: literal.literal_encode(network.image_encoder, image)  # noqa: E731
             encoder_s, levels = timed(encoder, device)
             head_s, deepest = timed(

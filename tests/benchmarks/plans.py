@@ -8,13 +8,18 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks.common import NO_SOURCE, literal_path
-from tests.benchmarks.communication import BUCKET_BYTES, Cluster
-from tests.benchmarks.processes import tuned_values
-from tests.benchmarks.table import Row, Section
+from adapters.bundling.folders import find_bundle
 from adapters.networks import native_bfloat16
+from tests.benchmarks.automatic import measure_automatic
+from tests.benchmarks.click import measure_click
+from tests.benchmarks.communication import BUCKET_BYTES, Cluster, measure_communication
+from tests.benchmarks.loading import measure_loading
+from tests.benchmarks.network import measure_linear, measure_network, measure_pointwise
+from tests.benchmarks.processes import measure_all_reduce, measure_processes, tuned_values
+from tests.benchmarks.table import Row, Section
+from tests.benchmarks.training import measure_largest_crop, measure_training
 
-__all__ = ["ON_CPU", "ON_GPU", "SECTIONS", "Plan", "make_section"]
+__all__ = ["DEVICES", "SECTIONS", "Plan", "make_section"]
 
 _STEP = 32  # voxels from one crop size to the next: a window of attention
 _FULL_CROP, _SMALL_CROP = 128, 64
@@ -63,25 +68,33 @@ class Plan:
         return native_bfloat16(self.device)
 
     @property
-    def where(self) -> dict[str, Any]:
-        """Arguments of a measurement on the device."""
-        return {"device": self.device} if self.on_gpu else {}
-
-    @property
     def looks(self) -> dict[str, Any]:
         """Fields of a section on the device: a row that a GPU (in training a CPU too) has no memory for is left out."""
         return {"small": self.on_gpu, "optional": self.on_gpu}
 
+    @property
+    def kernels(self) -> dict[str, Any]:
+        """Arguments of a measurement that names the kernels of the attention, as is done on a GPU."""
+        return {"kernels": True} if self.on_gpu else {}
+
+    def forms(self, *candidates: str) -> list[str]:
+        """Those forms that are wanted and that the device has."""
+        possible = {"literal": self.literal, "bfloat16": self.bfloat16, "compiled": self.bfloat16 and self.on_gpu}
+        return [form for form in candidates if possible.get(form.split()[-1], True)]
+
+    def row(self, title: str, measurement: Callable[..., dict[str, Any]], **arguments: Any) -> Row:
+        """A row of a section, on the device and with the section's variant and crop where nothing else is said."""
+        device = {"device": self.device} if self.on_gpu else {}
+        return Row(title, measurement, {**self.size(), **device, **arguments})
+
     def note(self) -> str:
         """Which rows are not there, and why."""
-        said = []
-        if self.literal and not literal_path().is_file():
-            said.append(NO_SOURCE.format(path=literal_path()))
+        notes = []
         if not self.bfloat16:
-            said.append(f"This {'GPU' if self.on_gpu else 'CPU'} has no bfloat16 of its own: no row for it.")
+            notes.append(f"This {'GPU' if self.on_gpu else 'CPU'} has no bfloat16 of its own: no row for it.")
         if self.on_gpu:
-            said.append("float32 as torch sets it: TensorFloat-32 in convolutions, not in matrix products.")
-        return " ".join(said)
+            notes.append("float32 as torch sets it: TensorFloat-32 in convolutions, not in matrix products.")
+        return " ".join(notes)
 
 
 _FORWARD = {
@@ -95,36 +108,30 @@ _FORWARD = {
 _KERNELS = {"attention": "attention"}
 
 
-def _literal(row: Row, plan: Plan) -> list[Row]:
-    return [row] if plan.literal and literal_path().is_file() else []
-
-
-def _fast(title: str, plan: Plan, **arguments: Any) -> Row:
-    """The library's form in float32."""
-    return Row(title, "network", {"form": "fast", **plan.size(), **plan.where, **arguments})
-
-
 def _of(plan: Plan) -> str:
     return "{variant}, crop {crop_size}".format(**plan.size())
+
+
+def _items(count: int, name: str = "item") -> str:
+    return f"{count} {name}{'s' * (count > 1)}"
 
 
 def _network(plan: Plan) -> Section:
     if plan.quick and plan.variant is None:  # the one table of a quick run with the large network
         plan = replace(plan, variant="vit_b", crop_size=plan.crop_size or _SMALL_CROP)
-    size = {**plan.size(), **plan.where}
-    named = {"kernels": True} if plan.on_gpu else {}
-    forms = [("float32", "fast"), *([("bfloat16", "bfloat16")] if plan.bfloat16 else [])]
-    floors = [("linear", "linear"), ("convolution", "convolution")]
-    if plan.on_gpu:
-        forms += [("bfloat16, compiled", "compiled")] if plan.bfloat16 else []
-        floors = [("linear", "linear"), *([("bfloat16", "bfloat16")] if plan.bfloat16 else [])]
+    titles = {"fast": "float32", "compiled": "bfloat16, compiled"}
     return Section(
         f"network: {_of(plan)}, one item, one click, without gradients",
         [
-            *_literal(Row("literal", "network", {"form": "literal", **size, **named}), plan),
-            *(Row(title, "network", {"form": form, **size, **named}) for title, form in forms),
-            *(Row(f"linear layers alone, as {title}", "linear", {"form": form, **size}) for title, form in floors),
-            Row("softmax and activation alone", "pointwise", size),
+            *(
+                plan.row(titles.get(form, form), measure_network, form=form, **plan.kernels)
+                for form in plan.forms("literal", "fast", "bfloat16", "compiled")
+            ),
+            *(
+                plan.row(f"linear layers alone, as {form}", measure_linear, form=form)
+                for form in plan.forms("linear", "bfloat16" if plan.on_gpu else "convolution")
+            ),
+            plan.row("softmax and activation alone", measure_pointwise),
         ],
         {**_FORWARD, **(_KERNELS if plan.on_gpu else {})},
         plan.note(),
@@ -133,16 +140,11 @@ def _network(plan: Plan) -> Section:
 
 
 def _training(plan: Plan) -> Section:
-    size = {**plan.size(), **plan.where}
-    named = {"kernels": True} if plan.on_gpu else {}
-    forms = ["kept", "recomputed", *(["recomputed bfloat16"] if plan.bfloat16 else [])]
-    if plan.on_gpu and plan.bfloat16:
-        forms.append("recomputed compiled")
     return Section(
         f"training: {_of(plan)}, one item, one step",
         [
-            *_literal(Row("literal", "training", {"form": "literal", **size}), plan),
-            *(Row(form, "training", {"form": form, **size, **named}) for form in forms),
+            plan.row(form, measure_training, form=form, **plan.kernels)
+            for form in plan.forms("literal", "kept", "recomputed", "recomputed bfloat16", "recomputed compiled")
         ],
         {
             "step_s": "step (s)",
@@ -157,17 +159,14 @@ def _training(plan: Plan) -> Section:
 
 
 def _batch(plan: Plan) -> Section:
-    rows = [_fast(f"{n} item{'s' * (n > 1)}", plan, batch=n) for n in (1, 2, 4)]
+    rows = [plan.row(_items(n), measure_network, form="fast", batch=n) for n in (1, 2, 4)]
     columns = {"item_s": "first click, an item (s)", "peak_bytes": "peak of the process (MiB)"}
     return Section(f"batch: {_of(plan)}, float32", rows, columns, **plan.looks)
 
 
 def _training_batch(plan: Plan) -> Section:
-    form = "recomputed bfloat16" if plan.bfloat16 else "recomputed"
-    rows = [
-        Row(f"{n} item{'s' * (n > 1)}", "training", {"form": form, **plan.size(), **plan.where, "batch": n})
-        for n in ((1, 2, 4, 8) if plan.on_gpu else (1, 2, 4))
-    ]
+    form = plan.forms("recomputed", "recomputed bfloat16")[-1]
+    sizes = (1, 2, 4, 8) if plan.on_gpu else (1, 2, 4)
     columns = {
         "per_second": "steps a second",
         "step_s": "step (s)",
@@ -175,34 +174,29 @@ def _training_batch(plan: Plan) -> Section:
         "peak_bytes": "peak of the process (MiB)",
         "step_bytes": "of it for the step (MiB)",
     }
+    rows = [plan.row(_items(n), measure_training, form=form, batch=n) for n in sizes]
     return Section(f"training_batch: {_of(plan)}, {form}", rows, columns, **plan.looks)
 
 
 def _crops(plan: Plan) -> Section:
     size = plan.size()
     sizes = list(range(_STEP, size["crop_size"] + 1, _STEP))[-4:] or [size["crop_size"]]
-    rows = [_fast(f"crop {n}", plan, crop_size=n) for n in sizes]
+    rows = [plan.row(f"crop {n}", measure_network, form="fast", crop_size=n) for n in sizes]
     columns = {key: _FORWARD[key] for key in ("encoder_s", "first_click_s", "next_click_s", "peak_bytes")}
     return Section(f"crops: {size['variant']}, float32", rows, columns, **plan.looks)
 
 
 def _clicks(plan: Plan) -> Section:
-    rows = [_fast(f"{n} click{'s' * (n > 1)}", plan, clicks=n) for n in (1, 10, 100)]
+    rows = [plan.row(_items(n, "click"), measure_network, form="fast", clicks=n) for n in (1, 10, 100)]
     columns = {key: _FORWARD[key] for key in ("next_click_s", "peak_bytes")}
     return Section(f"clicks: {_of(plan)}, float32", rows, columns, **plan.looks)
-
-
-def _bundle(name: str) -> str:
-    from adapters.bundling.folders import find_bundle  # brings MONAI, which the measured processes do without
-
-    return str(find_bundle(name))
 
 
 def _clicked_scan(plan: Plan, title: str, bundle: str, options: dict[str, Any]) -> Section:
     shape = list(_QUICK_SCAN if plan.quick else _SCAN)
     more = {"options": options} if options else {}
     rows = [
-        Row(ending, "click", {"form": ending, "bundle": _bundle(bundle), "shape": shape, **more})
+        Row(ending, measure_click, {"form": ending, "bundle": str(find_bundle(bundle)), "shape": shape, **more})
         for ending in (".nii.gz", ".nii")
     ]
     columns = {
@@ -246,7 +240,7 @@ def _automatic(plan: Plan) -> Section:
         [
             Row(
                 f"{title}, {height} x {width} x {length}",
-                "automatic",
+                measure_automatic,
                 {"form": form, "shape": [length, height, width], "crop_size": crop_size},
             )
             for length in lengths
@@ -267,7 +261,7 @@ def _automatic(plan: Plan) -> Section:
 
 def _data(plan: Plan) -> Section:
     shape = list(_QUICK_TRAINING_SCAN if plan.quick else _TRAINING_SCAN)
-    common = {"bundle": _bundle("soft_tissue_sarcoma_ct"), "shape": shape, "cases": _CASES}
+    common = {"bundle": str(find_bundle("soft_tissue_sarcoma_ct")), "shape": shape, "cases": _CASES}
     ways: tuple[tuple[str, str, int], ...] = (
         ("each time anew", "none", 0),
         ("in memory", "memory", 0),
@@ -280,7 +274,7 @@ def _data(plan: Plan) -> Section:
         ways = (*ways[:2], ways[-1])
     return Section(
         f"data: training of the sarcoma bundle on {_CASES} scans of {' x '.join(map(str, shape))} voxels",
-        [Row(title, "loading", {"cache": cache, "num_workers": n, **common}) for title, cache, n in ways],
+        [Row(title, measure_loading, {"cache": cache, "num_workers": n, **common}) for title, cache, n in ways],
         {
             "prepare_s": "before the first step (s)",
             "first_epoch_s": "first epoch (s)",
@@ -296,17 +290,17 @@ def _processes(plan: Plan) -> Section:
     size = plan.size(small=True)
     variants = ("vit_b",) if plan.quick else ("vit_b", size["variant"])
     reduced = {variant: tuned_values(variant, size["crop_size"]) for variant in variants}
-    alone = [] if plan.quick else [Row("1 process, 1 item", "processes", {"processes": 1, "batch": 1, **size})]
+    alone = [] if plan.quick else [Row("1 process, 1 item", measure_processes, {"processes": 1, "batch": 1, **size})]
     return Section(
         f"processes: a step of training, {size['variant']}, crop {size['crop_size']}, float32, gloo, one thread each",
         [
-            Row("1 process, 2 items", "processes", {"processes": 1, "batch": 2, **size}),
-            Row("2 processes, 1 item each", "processes", {"processes": 2, "batch": 1, **size}),
+            Row("1 process, 2 items", measure_processes, {"processes": 1, "batch": 2, **size}),
+            Row("2 processes, 1 item each", measure_processes, {"processes": 2, "batch": 1, **size}),
             *alone,
             *(
                 Row(
                     f"2 processes, all-reduce of the {values:,} that {variant} tunes",
-                    "all_reduce",
+                    measure_all_reduce,
                     {"processes": 2, "values": values},
                 )
                 for variant, values in reduced.items()
@@ -331,7 +325,7 @@ def _communication(plan: Plan) -> Section:
         [
             Row(
                 f"{count} GPUs, {step_s:g} s of computation",
-                "communication",
+                measure_communication,
                 {"count": count, "values": values, "step_s": step_s},
             )
             for count in _GPUS
@@ -355,7 +349,7 @@ def _communication(plan: Plan) -> Section:
 
 
 def _gpu_memory(plan: Plan) -> Section:
-    form = "recomputed bfloat16" if plan.bfloat16 else "recomputed"
+    form = plan.forms("recomputed", "recomputed bfloat16")[-1]
     variant = plan.size()["variant"]
     total = torch.cuda.get_device_properties(plan.device).total_memory / 1e9
     limits = [limit for limit in _LIMITS_GB if limit <= total] or [int(total)]
@@ -369,7 +363,7 @@ def _gpu_memory(plan: Plan) -> Section:
     return Section(
         f"gpu_memory: the largest crop that trains, {variant}, {form}, one item",
         [
-            Row(f"{limit} GB", "largest_crop", {**common, "limit_bytes": limit * 10**9, **plan.where})
+            Row(f"{limit} GB", measure_largest_crop, {**common, "limit_bytes": limit * 10**9, "device": plan.device})
             for limit in limits
         ],
         {"crop_voxels": "crop", "step_s": "step (s)", "peak_bytes": "peak of torch's tensors (MiB)"},
@@ -396,8 +390,11 @@ _PLANS: dict[str, Callable[[Plan], Section]] = {
 }
 SECTIONS = tuple(_PLANS)
 """What can be measured."""
-ON_CPU = tuple(name for name in SECTIONS if name != "gpu_memory")
-ON_GPU = ("network", "training", "batch", "training_batch", "crops", "clicks", "gpu_memory")
+DEVICES = {
+    "cpu": tuple(name for name in SECTIONS if name != "gpu_memory"),
+    "cuda": ("network", "training", "batch", "training_batch", "crops", "clicks", "gpu_memory"),
+}
+"""Which of them, by device."""
 
 
 def make_section(name: str, plan: Plan) -> Section:

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from adapters.networks import build_sam_adapter3d, set_trainable
 from tests.benchmarks.common import projected, timed
 from tests.benchmarks.training import training_data, training_network, training_step
-from adapters.networks import build_sam_adapter3d, set_trainable
 
 __all__ = ["measure_all_reduce", "measure_processes", "tuned_values"]
 
@@ -45,8 +45,8 @@ def measure_processes(processes: int, variant: str, crop_size: int, batch: int =
         ``step_s``, the slowest process' second step, and ``projected``: sums of the first step's gradients with random
         signs, which are those of one process with all items.
     """
-    found = _spawn(_train, processes, {"variant": variant, "crop_size": crop_size, "batch": batch})
-    return {"step_s": max(each["step_s"] for each in found), "projected": found[0]["projected"]}
+    measured = _spawn(_train, processes, {"variant": variant, "crop_size": crop_size, "batch": batch})
+    return {"step_s": max(each["step_s"] for each in measured), "projected": measured[0]["projected"]}
 
 
 def measure_all_reduce(processes: int, values: int) -> dict[str, Any]:
@@ -59,8 +59,8 @@ def measure_all_reduce(processes: int, values: int) -> dict[str, Any]:
     Returns:
         ``reduce_s``, the median of a few of the slowest process, and ``reduced_bytes``.
     """
-    found = _spawn(_reduce, processes, {"values": values})
-    return {"reduce_s": max(each["reduce_s"] for each in found), "reduced_bytes": 4 * values}
+    measured = _spawn(_reduce, processes, {"values": values})
+    return {"reduce_s": max(each["reduce_s"] for each in measured), "reduced_bytes": 4 * values}
 
 
 def _spawn(work: Any, processes: int, arguments: dict[str, Any]) -> list[dict[str, Any]]:

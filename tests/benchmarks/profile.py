@@ -11,17 +11,19 @@ import math
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from types import ModuleType
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, record_function
 
-from tests.benchmarks.common import load_literal, make_clicks, make_image, make_network
-from tests.benchmarks.network import measure_linear
 from adapters.networks import SAMAdapter3D, build_sam_adapter3d
+from tests.benchmarks.common import make_image, make_network, make_prompts
+from tests.benchmarks.network import measure_linear
+from tests.reference import literal
 
 __all__ = ["KINDS", "Form", "flops", "measure_floor", "measure_profile"]
 
@@ -156,61 +158,70 @@ def flops(
         )
     grid = encoder.token_grid((crop_size,) * 3)
     tokens = math.prod(grid)
-    found: dict[str, dict[str, int]] = {part: defaultdict(int) for part in (*_OF_ENCODER, _HEAD, _DECODER)}
-    found[_PATCHES][CONVOLUTIONS] = _patches(encoder.patch_embed, tokens, encoder.enlargement, form)
+    operations: dict[str, dict[str, int]] = {part: defaultdict(int) for part in (*_OF_ENCODER, _HEAD, _DECODER)}
+    operations[_PATCHES][CONVOLUTIONS] = _patches(encoder.patch_embed, tokens, encoder.enlargement, form)
     for block in encoder.blocks:
-        found[_ADAPTERS][LINEAR] += _linear(tokens, block.adapter.down, block.adapter.up)
-        found[_ADAPTERS][CONVOLUTIONS] += _conv(tokens, block.adapter.conv.weight)
+        operations[_ADAPTERS][LINEAR] += _linear(tokens, block.adapter.down, block.adapter.up)
+        operations[_ADAPTERS][CONVOLUTIONS] += _conv(tokens, block.adapter.conv.weight)
         linear, inner = _window_attention(block.attn, grid, block.window_size, form)
-        found[_ATTENTION][LINEAR] += linear
-        found[_ATTENTION][ATTENTION] += inner
-        found[_MLP][LINEAR] += _linear(tokens, block.mlp.lin1, block.mlp.lin2)
+        operations[_ATTENTION][LINEAR] += linear
+        operations[_ATTENTION][ATTENTION] += inner
+        operations[_MLP][LINEAR] += _linear(tokens, block.mlp.lin1, block.mlp.lin2)
     for neck in encoder.necks:
-        found[_NECKS][LINEAR] += _linear(tokens, neck.reduce)
-        found[_NECKS][CONVOLUTIONS] += _conv(tokens, neck.conv.weight)
-    found[_HEAD][LINEAR], found[_HEAD][ATTENTION] = _prompt(head, tokens, clicks)
-    found[_DECODER][CONVOLUTIONS] = _decoder(decoder, grid, form)
-    return {part: dict(kinds) for part, kinds in found.items()}
+        operations[_NECKS][LINEAR] += _linear(tokens, neck.reduce)
+        operations[_NECKS][CONVOLUTIONS] += _conv(tokens, neck.conv.weight)
+    operations[_HEAD][LINEAR], operations[_HEAD][ATTENTION] = _prompt(head, tokens, clicks)
+    operations[_DECODER][CONVOLUTIONS] = _decoder(decoder, grid, form)
+    return {part: dict(kinds) for part, kinds in operations.items()}
 
 
 # --- time, measured
 
 
-def _mark(owner: Any, attribute: str, part: str) -> None:
-    """Let the profiler see each call as a part of the network."""
-    run = getattr(owner, attribute)
+def _places(network: SAMAdapter3D, form: Form) -> Iterator[tuple[Any, str, str]]:
+    """Owner and name of each function that works for a part of the network, and the part.
 
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with record_function(part):
-            return run(*args, **kwargs)
-
-    setattr(owner, attribute, call)
-
-
-def _mark_fast(network: SAMAdapter3D) -> None:
+    The literal form computes the MLP inside of its block: `_sorted` tells it by its operators.
+    """
+    yield network.prompt_head, "forward", _HEAD
+    if form == "literal":
+        yield literal, "literal_encode", _ENCODER
+        yield literal, "literal_patches", _PATCHES
+        yield literal, "literal_block", _BLOCKS
+        yield literal, "literal_adapter", _ADAPTERS
+        yield literal, "literal_attention", _ATTENTION
+        yield literal, "literal_neck", _NECKS
+        yield literal, "literal_decode", _DECODER
+        return
     encoder: Any = network.image_encoder
-    _mark(encoder, "forward", _ENCODER)
-    _mark(encoder.patch_embed, "forward", _PATCHES)
+    yield encoder, "forward", _ENCODER
+    yield encoder.patch_embed, "forward", _PATCHES
     for block in encoder.blocks:
-        _mark(block, "forward", _BLOCKS)
-        _mark(block.adapter, "forward", _ADAPTERS)
-        _mark(block.attn, "add_to", _ATTENTION)
-        _mark(block.mlp, "forward", _MLP)
+        yield block, "forward", _BLOCKS
+        yield block.adapter, "forward", _ADAPTERS
+        yield block.attn, "add_to", _ATTENTION
+        yield block.mlp, "forward", _MLP
     for neck in encoder.necks:
-        _mark(neck, "forward", _NECKS)
-    _mark(network.mask_decoder, "context", _DECODER)
-    _mark(network.mask_decoder, "forward", _DECODER)
+        yield neck, "forward", _NECKS
+    yield network.mask_decoder, "context", _DECODER
+    yield network.mask_decoder, "forward", _DECODER
 
 
-def _mark_literal(literal: ModuleType) -> None:
-    """The literal form computes the MLP inside of its block: `_sorted` tells it by its operators."""
-    _mark(literal, "literal_encode", _ENCODER)
-    _mark(literal, "literal_patches", _PATCHES)
-    _mark(literal, "literal_block", _BLOCKS)
-    _mark(literal, "literal_adapter", _ADAPTERS)
-    _mark(literal, "literal_attention", _ATTENTION)
-    _mark(literal, "literal_neck", _NECKS)
-    _mark(literal, "literal_decode", _DECODER)
+@contextmanager
+def _marked(network: SAMAdapter3D, form: Form) -> Iterator[None]:
+    """Let the profiler see each call as a part of the network."""
+
+    def seen(run: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with record_function(part):
+                return run(*args, **kwargs)
+
+        return call
+
+    with ExitStack() as marks:
+        for owner, name, part in _places(network, form):
+            marks.enter_context(patch.object(owner, name, seen(getattr(owner, name), part)))
+        yield
 
 
 def _kind(operator: str, part: str, *, in_linear: bool) -> str:
@@ -289,29 +300,21 @@ def measure_profile(form: Form, variant: str, crop_size: int) -> dict[str, Any]:
         ``operators``: the same by torch's name; ``tree``: a part of the network with its ``seconds``, its ``parts``
         (trees again) and by ``kinds`` the time in none of them. A layer's copies of its input count as copies. The
         necks' linear layer is a convolution in the literal form.
-
-    Raises:
-        FileNotFoundError: if the literal form is wanted and not there.
     """
-    literal = load_literal() if form == "literal" else None
     network = make_network(variant, crop_size, mask_decoder={"correction": False}).eval().requires_grad_(False)
-    if literal:
-        _mark_literal(literal)
-    else:
-        _mark_fast(network)
-    _mark(network.prompt_head, "forward", _HEAD)
     image = make_image(crop_size, 1)
-    points, labels = make_clicks(crop_size, 1, _CLICKS)
+    prompts = make_prompts(crop_size, 1, _CLICKS)
     with (
         torch.inference_mode(),
+        _marked(network, form),
         torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profile,
         record_function(_CLICK),
     ):
         busy = time.process_time()
-        if literal:
-            literal.literal_forward(network, image, points, labels)
+        if form == "literal":
+            literal.literal_forward(network, image, prompts.points, prompts.labels)
         else:
-            network(image, points, labels)
+            network(image, prompts.points, prompts.labels)
         busy = time.process_time() - busy
     (whole,) = (event for event in profile.events() or () if event.name == _CLICK)
     times = list(_sorted(whole))

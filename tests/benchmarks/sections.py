@@ -4,67 +4,43 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
-import subprocess
-import sys
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import adapters
-from tests.benchmarks.communication import measure_communication
-from tests.benchmarks.plans import ON_CPU, ON_GPU, SECTIONS, Plan, make_section
-from tests.benchmarks.table import Row, Section, derived, medians, table
 from adapters.files import write_whole
 from adapters.networks import build_sam_adapter3d
+from tests.benchmarks.common import in_fresh_process
+from tests.benchmarks.communication import measure_communication
+from tests.benchmarks.plans import DEVICES, SECTIONS, Plan, make_section
+from tests.benchmarks.table import Row, Section, derived, medians, table
 
-__all__ = ["SECTIONS", "benchmark", "in_fresh_process", "processor"]
+__all__ = ["benchmark", "processor", "run_row"]
 
 logger = logging.getLogger(__name__)
 
-_MEMORY = Path("/proc/meminfo")
-_CHILD = (
-    "import json, sys; from tests.benchmarks.measure import MEASUREMENTS; "
-    "name, arguments = json.loads(sys.argv[1]); print(json.dumps(MEASUREMENTS[name](**arguments)))"
-)
 
-
-def _limit_memory() -> None:
-    """Let an allocation fail where there is no memory for it, before the system ends a process of its choice."""
-    import resource
-
-    free = dict(line.split(":") for line in _MEMORY.read_text().splitlines())["MemAvailable"]
-    bound = int(free.split()[0]) * 1024
-    resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
-
-
-def in_fresh_process(row: Row) -> dict[str, Any]:
-    """What a row measures, in a process of its own.
+def run_row(row: Row) -> dict[str, Any]:
+    """What a row measures, in a process of its own; what is calculated and not measured needs none.
 
     Raises:
-        ChildProcessError: if that process fails.
+        ChildProcessError: if the measurement fails.
     """
-    root = str(Path(adapters.__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-c", _CHILD, json.dumps([row.measurement, row.arguments])],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=_limit_memory if row.arguments.get("device", "cpu") == "cpu" and _MEMORY.exists() else None,
-    )
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+    if row.measurement is measure_communication:
+        return measure_communication(**row.arguments)
+    try:
+        measured: dict[str, Any] = in_fresh_process(row.measurement, row.arguments)
+        return measured
+    except Exception as err:
+        reason = "it was killed" if isinstance(err, BrokenProcessPool) else f"{type(err).__name__}: {err}"
         raise ChildProcessError(
-            f"{row.title!r} ({row.arguments}) ended with code {done.returncode} ({said}); a run that was killed needs "
-            "more memory than there is: take a smaller crop_size or variant, or literal=False."
-        )
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+            f"{row.title!r} ({row.arguments}) failed ({reason}); a run that was killed needs more memory than there "
+            "is: take a smaller crop_size or variant, or leave the literal form out."
+        ) from err
 
 
 def _run(section: Section, repeats: int) -> None:
@@ -75,9 +51,7 @@ def _run(section: Section, repeats: int) -> None:
                 continue
             logger.info("%s: %s, run %d of %d", section.title, row.title, repeat + 1, repeats)
             try:
-                # what is calculated and not measured needs no process
-                computed = row.measurement == "communication"
-                run = measure_communication(**row.arguments) if computed else in_fresh_process(row)
+                run = run_row(row)
             except ChildProcessError as err:
                 if not section.optional:
                     raise
@@ -107,9 +81,9 @@ def _checked(what: Sequence[str] | None, device: str, *, quick: bool) -> Sequenc
     Raises:
         ValueError: if one is unknown or not for the device, or the device is not there.
     """
-    if device not in ("cpu", "cuda"):
-        raise ValueError(f"device={device!r}: expected cpu or cuda.")
-    possible = ON_CPU if device == "cpu" else ON_GPU
+    if device not in DEVICES:
+        raise ValueError(f"device={device!r}: expected {' or '.join(DEVICES)}.")
+    possible = DEVICES[device]
     if what is None:
         what = possible if quick else ("network",)
     if unknown := [name for name in what if name not in SECTIONS]:
@@ -149,7 +123,7 @@ def benchmark(
         crop_size: side of the crop, in voxels. None: 128; 64 for ``processes``; with `quick` 32, 64 for ``network``.
         repeats: runs of each row.
         what: which of `SECTIONS`. None: ``network``; with `quick` all that the device has.
-        literal: whether to run the literal form, which a source checkout has and an installed package has not.
+        literal: whether to run the literal form.
         quick: one run of each row, fewer rows, and smaller crops and scans.
         device: "cpu", or "cuda" for the sections that a GPU has: network, training, batch, training_batch, crops,
             clicks, gpu_memory.
@@ -188,11 +162,11 @@ def benchmark(
     if device != "cpu":
         machine |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
     if output is not None:
-        found = {
+        results = {
             name: {"title": s.title, "note": s.note, "left_out": s.left_out, "medians": medians(s), "runs": s.runs}
             for name, s in sections.items()
         }
-        write_whole(Path(output), json.dumps({**machine, "sections": found}, indent=2) + "\n")
+        write_whole(Path(output), json.dumps({**machine, "sections": results}, indent=2) + "\n")
     gpu = f"{machine['gpu']}, CUDA {machine['cuda']}, " if device != "cpu" else ""
     head = (
         f"{gpu}{machine['machine']}, {machine['threads']} threads, torch {machine['torch']}, median of "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,12 @@ class Row:
 
     Attributes:
         title: how the table calls it.
-        measurement: a name in `MEASUREMENTS`.
+        measurement: a function of a module, called in a process of its own.
         arguments: of the measurement.
     """
 
     title: str
-    measurement: str
+    measurement: Callable[..., dict[str, Any]]
     arguments: dict[str, Any]
 
 
@@ -70,21 +70,21 @@ def derived(run: Mapping[str, Any], first: Mapping[str, Any], row: Row) -> dict[
         run["per_second"] = 1 / run["step_s"]
     for key in ("projected", "gradient"):
         if key in run and key in first:
-            there, here = (np.array(list(r[key].values()) if key == "gradient" else r[key]) for r in (first, run))
-            run["difference"] = float(np.linalg.norm(here - there) / np.linalg.norm(there))
+            reference, ours = (np.array(list(r[key].values()) if key == "gradient" else r[key]) for r in (first, run))
+            run["difference"] = float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
     return run
 
 
 def medians(section: Section) -> dict[str, dict[str, Any]]:
     """The median of each column's values by row; of words, the first run's."""
-    found: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for title, runs in section.runs.items():
         values = {key: [run[key] for run in runs] for key in section.columns if key in runs[0]}
-        found[title] = {
+        rows[title] = {
             key: of_runs[0] if isinstance(of_runs[0], str) else statistics.median(of_runs)
             for key, of_runs in values.items()
         }
-    return found
+    return rows
 
 
 def _cell(key: str, value: Any, first: Any, *, compare: bool, small: bool) -> str:
@@ -107,8 +107,8 @@ def _cell(key: str, value: Any, first: Any, *, compare: bool, small: bool) -> st
 
 def table(section: Section) -> str:
     """A section in Markdown: title, a line for each row, note."""
-    found = medians(section)
-    first = next(iter(found.values()))
+    rows = medians(section)
+    first = next(iter(rows.values()))
     titles = list(section.columns.values())
     if section.small:
         titles = [title.replace("(s)", "(ms)").replace("(MiB)", "(GB)") for title in titles]
@@ -118,12 +118,12 @@ def table(section: Section) -> str:
         f"| {' | '.join(['', *titles])} |",
         f"|{' --- |' * (len(titles) + 1)}",
     ]
-    for number, (title, values) in enumerate(found.items()):
+    for number, (title, values) in enumerate(rows.items()):
         cells = [
             _cell(key, values.get(key), first.get(key), compare=section.compare and number > 0, small=section.small)
             for key in section.columns
         ]
         lines.append(f"| {' | '.join([title, *cells])} |")
     notes = [section.note, *(f"No row {title!r}: {why}" for title, why in section.left_out.items())]
-    said = " ".join(filter(None, notes))
-    return "\n".join([*lines, *(["", said] if said else [])])
+    remarks = " ".join(filter(None, notes))
+    return "\n".join([*lines, *(["", remarks] if remarks else [])])

@@ -45,16 +45,16 @@ def test_efficiency() -> None:
 
 
 def test_figures_of_the_table() -> None:
-    found = measure_communication(64, 25_462_400, 0.5)
+    figures = measure_communication(64, 25_462_400, 0.5)
     size = 4 * 25_462_400
     between = 2 * 63 * (size / 64 / 25e9 + 20e-6)
     by_nodes = 14 * (size / 8 / 200e9 + 5e-6) + 14 * (size / 64 / 25e9 + 20e-6)
-    assert found["ring_s"] == pytest.approx(between)
-    assert found["reduce_s"] == pytest.approx(by_nodes)
-    assert found["apart_share"] == pytest.approx(0.5 / (0.5 + by_nodes))
-    assert found["apart_share"] < found["overlap_share"] < 1
-    assert found["assumed"]["between_bandwidth"] == 25e9
-    assert found["assumed"]["step_seconds"] == 0.5
+    assert figures["ring_s"] == pytest.approx(between)
+    assert figures["reduce_s"] == pytest.approx(by_nodes)
+    assert figures["apart_share"] == pytest.approx(0.5 / (0.5 + by_nodes))
+    assert figures["apart_share"] < figures["overlap_share"] < 1
+    assert figures["assumed"]["between_bandwidth"] == 25e9
+    assert figures["assumed"]["step_seconds"] == 0.5
     # within a node the slower links are not used
     assert measure_communication(8, 25_462_400, 0.5)["ring_s"] == pytest.approx(14 * (size / 8 / 200e9 + 5e-6))
 

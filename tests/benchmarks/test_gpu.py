@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.benchmarks import benchmark, sections
-from tests.benchmarks.measure import MEASUREMENTS
+from tests.benchmarks import sections
 from tests.benchmarks.network import measure_network
+from tests.benchmarks.sections import benchmark
 from tests.benchmarks.table import Row
+from tests.benchmarks.training import measure_largest_crop
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -54,9 +55,9 @@ def test_the_tables_of_a_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_pat
             raise ChildProcessError("out of memory")
         with monkeypatch.context() as really:  # torch's optimisers ask too
             really.setattr(torch.cuda, "is_available", lambda: False)
-            return MEASUREMENTS[row.measurement](**{**row.arguments, "device": "cpu"})
+            return row.measurement(**{**row.arguments, "device": "cpu"})
 
-    monkeypatch.setattr(sections, "in_fresh_process", on_cpu)
+    monkeypatch.setattr(sections, "run_row", on_cpu)
     output = tmp_path / "gpu.json"
     text = benchmark("tiny", 16, 1, what=["network", "training"], device="cuda", output=str(output))
     report = json.loads(output.read_text())
@@ -85,12 +86,12 @@ def test_the_tables_of_a_gpu(gpu: None, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_limits_beyond_the_gpu_have_no_row(gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def found(row: Row) -> dict[str, Any]:
+    def measured(row: Row) -> dict[str, Any]:
         gb = row.arguments["limit_bytes"] / 1e9
         fits = [size for size in row.arguments["crop_sizes"] if size <= gb * 4]
         return {"crop_voxels": fits[-1], "step_s": 0.5, "peak_bytes": 10e9}
 
-    monkeypatch.setattr(sections, "in_fresh_process", found)
+    monkeypatch.setattr(sections, "run_row", measured)
     lines = benchmark("tiny", 16, 1, what=["gpu_memory"], device="cuda").splitlines()
     assert lines[6:8] == ["| 24 GB | 96 | 500.00 | 10.00 |", "| 40 GB | 160 | 500.00 | 10.00 |"]
     assert lines[-1].endswith("This GPU has 48.0 GB: no row for 80 GB.")
@@ -103,11 +104,11 @@ def test_a_gpu_below_every_limit_has_a_row_of_its_own(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=16.5e9))
     seen: list[dict[str, Any]] = []
 
-    def found(row: Row) -> dict[str, Any]:
+    def measured(row: Row) -> dict[str, Any]:
         seen.append(row.arguments)
         return {"crop_voxels": 64, "step_s": 0.5, "peak_bytes": 10e9}
 
-    monkeypatch.setattr(sections, "in_fresh_process", found)
+    monkeypatch.setattr(sections, "run_row", measured)
     lines = benchmark("tiny", 16, 1, what=["gpu_memory"], device="cuda", quick=quick).splitlines()
     assert lines[6] == "| 16 GB | 64 | 500.00 | 10.00 |"
     assert lines[-1].endswith("This GPU has 16.5 GB: no row for 24 and 40 and 80 GB.")
@@ -120,16 +121,16 @@ def test_no_row_at_all_is_an_error(gpu: None, monkeypatch: pytest.MonkeyPatch) -
     def fails(row: Row) -> dict[str, Any]:
         raise ChildProcessError(f"{row.title} is broken")
 
-    monkeypatch.setattr(sections, "in_fresh_process", fails)
+    monkeypatch.setattr(sections, "run_row", fails)
     with pytest.raises(ChildProcessError, match=r"no row could be run.*4 items is broken"):
         benchmark("tiny", 16, 1, what=["batch"], device="cuda")
 
 
 def test_the_largest_crop_that_fits() -> None:
-    found = MEASUREMENTS["largest_crop"]("recomputed", "tiny", 2**40, [16], device="cpu")
-    assert found["crop_voxels"] == 16
-    assert found["step_s"] > 0
-    assert MEASUREMENTS["largest_crop"]("recomputed", "tiny", 2**20, [16, 24], device="cpu") == {"crop_voxels": 0}
+    largest = measure_largest_crop("recomputed", "tiny", 2**40, [16], device="cpu")
+    assert largest["crop_voxels"] == 16
+    assert largest["step_s"] > 0
+    assert measure_largest_crop("recomputed", "tiny", 2**20, [16, 24], device="cpu") == {"crop_voxels": 0}
 
 
 @pytest.mark.slow

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from ignite.engine import Engine
 from monai.utils import set_determinism
 
-from tests.benchmarks.loading import Waiting
-from tests.benchmarks.measure import MEASUREMENTS
-
-SARCOMA = str(Path(__file__).resolve().parents[2] / "bundles" / "soft_tissue_sarcoma_ct_samadapter_deepgrow")
+from adapters.bundling.folders import find_bundle
+from tests.benchmarks.loading import Waiting, measure_loading
 
 
 class Loader:
@@ -43,9 +40,9 @@ def shares(loader: Loader, epochs: int = 3) -> dict[str, float]:
 
 def test_a_slow_loader_makes_the_engine_wait() -> None:
     fast, slow, slow_at_first = shares(Loader(0.0)), shares(Loader(0.06)), shares(Loader(0.0, first=0.06))
-    for found in (fast, slow, slow_at_first):
-        assert 0 <= found["first_share"] <= 1
-        assert 0 <= found["later_share"] <= 1
+    for epochs in (fast, slow, slow_at_first):
+        assert 0 <= epochs["first_share"] <= 1
+        assert 0 <= epochs["later_share"] <= 1
     assert fast["later_share"] < 0.2
     assert slow["later_share"] == pytest.approx(0.75, abs=0.1)
     assert slow["later_epoch_s"] == pytest.approx(4 * 0.08, rel=0.3)
@@ -62,10 +59,11 @@ def test_one_epoch_says_nothing_of_later_ones() -> None:
 def test_the_training_of_a_bundle(cache: str, num_workers: int) -> None:
     options = {"crop_size": 16, "spacing": 8.0, "rounds": 1, "batch_size": 1}
     try:
-        found = MEASUREMENTS["loading"](cache, num_workers, SARCOMA, [64, 64, 32], cases=2, epochs=2, **options)
+        bundle = str(find_bundle("soft_tissue_sarcoma_ct"))
+        seconds = measure_loading(cache, num_workers, bundle, [64, 64, 32], cases=2, epochs=2, **options)
     finally:
         set_determinism(None)
-    assert found["prepare_s"] > 0
+    assert seconds["prepare_s"] > 0
     for epoch in ("first", "later"):
-        assert found[f"{epoch}_epoch_s"] > 0
-        assert 0 < found[f"{epoch}_share"] < 1
+        assert seconds[f"{epoch}_epoch_s"] > 0
+        assert 0 < seconds[f"{epoch}_share"] < 1

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.benchmarks.measure import MEASUREMENTS
-from tests.benchmarks.processes import tuned_values
+from tests.benchmarks.processes import measure_all_reduce, measure_processes, tuned_values
 
 
 def test_two_processes_have_the_gradients_of_one() -> None:
-    one = MEASUREMENTS["processes"](processes=1, variant="tiny", crop_size=16, batch=2)
-    two = MEASUREMENTS["processes"](processes=2, variant="tiny", crop_size=16, batch=1)
+    one = measure_processes(processes=1, variant="tiny", crop_size=16, batch=2)
+    two = measure_processes(processes=2, variant="tiny", crop_size=16, batch=1)
     size = np.linalg.norm(one["projected"])
     assert size > 0
     assert np.linalg.norm(np.subtract(one["projected"], two["projected"])) < 1e-4 * size
@@ -20,9 +19,9 @@ def test_two_processes_have_the_gradients_of_one() -> None:
 
 
 def test_all_reduce() -> None:
-    found = MEASUREMENTS["all_reduce"](processes=2, values=100_000)  # the measurement checks the sum
-    assert found["reduced_bytes"] == 400_000
-    assert 0 < found["reduce_s"] < 60
+    measured = measure_all_reduce(processes=2, values=100_000)  # the measurement checks the sum
+    assert measured["reduced_bytes"] == 400_000
+    assert 0 < measured["reduce_s"] < 60
 
 
 @pytest.mark.parametrize(("variant", "values"), [("vit_b", 25_462_400)])

@@ -1,10 +1,9 @@
-"""Where the time goes adds up, and the products are those that torch counts."""
+"""Where the time goes adds up, and the products are those that the network asks torch for."""
 
 from __future__ import annotations
 
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from tests.benchmarks.common import load_literal, make_network
-from tests.benchmarks.profile import KINDS, flops, measure_floor, measure_profile
 from adapters.networks import SAMAdapter3D, build_sam_adapter3d
+from tests.benchmarks import where_time_goes
+from tests.benchmarks.common import make_image, make_network, make_prompts
+from tests.benchmarks.profile import KINDS, flops, measure_floor, measure_profile
+from tests.reference import literal
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "docs" / "pictures" / "where_time_goes.py"
 FORMS = ("literal", "fast")
 PUBLISHED: dict[str, Any] = {"mask_decoder": {"correction": False}}
 
@@ -46,25 +47,25 @@ def profiles() -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_all_time_is_in_a_kind_and_in_a_part(form: str, profiles: dict[str, dict[str, Any]]) -> None:
-    found = profiles[form]
-    assert tuple(found["kinds"]) == KINDS
-    assert 0 < found["cores"] < torch.get_num_threads() + 1
-    for sums in (found["kinds"], found["operators"]):
-        assert sum(sums.values()) == pytest.approx(found["seconds"], rel=1e-6)
-    assert found["tree"]["seconds"] == pytest.approx(found["seconds"], rel=1e-6)
-    for _, node in nodes(found["tree"]):
+    profile = profiles[form]
+    assert tuple(profile["kinds"]) == KINDS
+    assert 0 < profile["cores"] < torch.get_num_threads() + 1
+    for sums in (profile["kinds"], profile["operators"]):
+        assert sum(sums.values()) == pytest.approx(profile["seconds"], rel=1e-6)
+    assert profile["tree"]["seconds"] == pytest.approx(profile["seconds"], rel=1e-6)
+    for _, node in nodes(profile["tree"]):
         inside = [part["seconds"] for part in node["parts"]]
         assert max(inside, default=0) <= node["seconds"]
         assert sum(inside) + sum(node["kinds"].values()) == pytest.approx(node["seconds"], rel=1e-6)
-    by_kind = [kinds for _, node in nodes(found["tree"]) for kinds in node["kinds"].items()]
+    by_kind = [kinds for _, node in nodes(profile["tree"]) for kinds in node["kinds"].items()]
     for kind in KINDS:
-        assert math.fsum(s for name, s in by_kind if name == kind) == pytest.approx(found["kinds"][kind])
+        assert math.fsum(s for name, s in by_kind if name == kind) == pytest.approx(profile["kinds"][kind])
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_both_forms_have_the_same_parts(form: str, profiles: dict[str, dict[str, Any]]) -> None:
-    found = {"/".join(path[1:]): node for path, node in nodes(profiles[form]["tree"])}
-    assert set(found) == {
+    parts = {"/".join(path[1:]): node for path, node in nodes(profiles[form]["tree"])}
+    assert set(parts) == {
         "",
         "encoder",
         "encoder/patch embedding",
@@ -76,11 +77,11 @@ def test_both_forms_have_the_same_parts(form: str, profiles: dict[str, dict[str,
         "prompt head",
         "decoder",
     }
-    assert {"linear layers", "activations"} <= set(found["encoder/blocks/MLP"]["kinds"])
-    assert {"linear layers", "attention"} <= set(found["encoder/blocks/windowed attention"]["kinds"])
-    assert {"linear layers", "attention"} <= set(found["prompt head"]["kinds"])
-    assert "linear layers" not in found["encoder/blocks"]["kinds"]
-    assert "attention" not in found["decoder"]["kinds"]
+    assert {"linear layers", "activations"} <= set(parts["encoder/blocks/MLP"]["kinds"])
+    assert {"linear layers", "attention"} <= set(parts["encoder/blocks/windowed attention"]["kinds"])
+    assert {"linear layers", "attention"} <= set(parts["prompt head"]["kinds"])
+    assert "linear layers" not in parts["encoder/blocks"]["kinds"]
+    assert "attention" not in parts["decoder"]["kinds"]
 
 
 def test_only_the_literal_form_forms_an_attention_matrix(profiles: dict[str, dict[str, Any]]) -> None:
@@ -89,40 +90,51 @@ def test_only_the_literal_form_forms_an_attention_matrix(profiles: dict[str, dic
 
 
 def test_hardly_any_operator_is_of_no_kind(profiles: dict[str, dict[str, Any]]) -> None:
-    for found in profiles.values():
-        unknown = found["kinds"]["other"] - found["operators"]["between operators"]
-        assert unknown < 0.05 * found["seconds"]
-
-
-def test_without_the_literal_form(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("tests.benchmarks.common.literal_path", lambda: tmp_path / "literal.py")
-    with pytest.raises(FileNotFoundError, match="needs a source checkout"):
-        measure_profile("literal", "tiny", 16)
+    for profile in profiles.values():
+        unknown = profile["kinds"]["other"] - profile["operators"]["between operators"]
+        assert unknown < 0.05 * profile["seconds"]
 
 
 # --- products
 
 
+class Products(TorchFunctionMode):
+    """Counts the operations of all products that our code asks torch for, whatever torch makes of them.
+
+    A product of two numbers that is summed up is two operations.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is F.scaled_dot_product_attention:
+            queries, keys, values = args
+            self.operations += 2 * queries.shape[:-1].numel() * keys.shape[-2] * (keys.shape[-1] + values.shape[-1])
+        elif function in (F.conv2d, F.conv3d):
+            self.operations += 2 * result.numel() * args[1][0].numel()  # (in of a group, ...) of one output channel
+        elif function in (F.linear, torch.mm, torch.bmm, Tensor.matmul):
+            self.operations += 2 * result.numel() * args[0].shape[-1]
+        elif function in (torch.einsum, Tensor.addmm_, Tensor.baddbmm_):
+            self.operations += 2 * result.numel() * args[1].shape[-1]
+        return result
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("crop_size", [16, 24])  # 24: windows that hang over the tokens
 @pytest.mark.parametrize("clicks", [1, 3])
-def test_flops_are_those_that_torch_counts(form: str, crop_size: int, clicks: int) -> None:
+def test_flops_are_those_of_the_products_that_are_asked_for(form: str, crop_size: int, clicks: int) -> None:
     network = make_network("tiny", crop_size, **PUBLISHED).eval().requires_grad_(False)
-    image = torch.randn(1, 1, crop_size, crop_size, crop_size)
-    points, labels = torch.full((1, clicks, 3), 5.0), torch.ones(1, clicks, dtype=torch.long)
-
-    def product(_: Any, a: Any, b: Any, **__: Any) -> int:
-        return 2 * math.prod(a) * b[-1]
-
-    # torch knows the products that are added to a new tensor, not those that are added in place
-    in_place = {torch.ops.aten.addmm_: product, torch.ops.aten.baddbmm_: product}
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+    image, prompts = make_image(crop_size, 1), make_prompts(crop_size, 1, clicks)
+    with torch.no_grad(), Products() as products:
         if form == "literal":
-            load_literal().literal_forward(network, image, points, labels)
+            literal.literal_forward(network, image, prompts.points, prompts.labels)
         else:
-            network(image, points, labels)
+            network(image, prompts.points, prompts.labels)
     counted = flops(network, crop_size, form, clicks)
-    assert sum(sum(kinds.values()) for kinds in counted.values()) == counter.get_total_flops()
+    assert sum(sum(kinds.values()) for kinds in counted.values()) == products.operations
 
 
 def test_flops_by_hand() -> None:
@@ -174,42 +186,47 @@ def test_the_floor_is_the_fewest_products_at_the_best_rate(monkeypatch: pytest.M
     monkeypatch.setattr(
         "tests.benchmarks.profile.measure_linear", lambda library, *_: {"layers_s": next(seconds[library])}
     )
-    found = measure_floor("tiny", 16)
+    measured = measure_floor("tiny", 16)
     block = 2 * 4**3 * 13 * 96 * 96  # a block's linear layers: half down, half up, 3, 1, 4 in, 4 out
-    assert found["gflop_per_s"] == pytest.approx(
+    assert measured["gflop_per_s"] == pytest.approx(
         {"linear": block / 4e9, "convolution": block / 6e9, "best": block / 2e9}
     )
     rate = block / 2
-    linear = {part: kinds.get("linear layers", 0) / rate for part, kinds in found["flops"]["fast"].items()}
+    linear = {part: kinds.get("linear layers", 0) / rate for part, kinds in measured["flops"]["fast"].items()}
     outside = linear["prompt head"]
-    assert found["floor_s"]["click"]["linear layers"] == pytest.approx(sum(linear.values()))
-    assert found["floor_s"]["encoder"]["linear layers"] == pytest.approx(sum(linear.values()) - outside)
-    fewest = sum(min(sum(found["flops"][form][part].values()) for form in FORMS) for part in found["flops"]["literal"])
-    assert sum(found["floor_s"]["click"].values()) == pytest.approx(fewest / rate)
+    assert measured["floor_s"]["click"]["linear layers"] == pytest.approx(sum(linear.values()))
+    assert measured["floor_s"]["encoder"]["linear layers"] == pytest.approx(sum(linear.values()) - outside)
+    fewest = sum(
+        min(sum(measured["flops"][form][part].values()) for form in FORMS) for part in measured["flops"]["literal"]
+    )
+    assert sum(measured["floor_s"]["click"].values()) == pytest.approx(fewest / rate)
 
 
 # --- the script
 
 
-def test_tables_and_picture(tmp_path: Path) -> None:
-    measured, picture = tmp_path / "measured.json", tmp_path / "picture.png"
+def test_tables_and_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, picture, page = tmp_path / "measured.json", tmp_path / "picture.png", tmp_path / "page.md"
+    page.write_text("# Page\n\n<!-- profile -->\nold\n<!-- end of profile -->\n\nText.\n")
 
     def run(*options: str) -> str:
-        command = [sys.executable, str(SCRIPT), *options]
-        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        monkeypatch.setattr(sys, "argv", ["where_time_goes", *options])
+        where_time_goes.main()
+        return capsys.readouterr().out
 
-    printed = run("--variant", "tiny", "--crop_size", "16", "--output", str(measured))
-    found = json.loads(measured.read_text())
-    literal, fast = (found[form]["seconds"] for form in FORMS)
-    assert f"| all | {literal:.1f} | 100% | {fast:.1f} | 100% |" in printed
+    monkeypatch.setattr(where_time_goes, "in_fresh_process", lambda measurement, arguments: measurement(**arguments))
+    printed = run("--variant", "tiny", "--crop_size", "16", "--output", str(output))
+    measured = json.loads(output.read_text())
+    of_literal, of_fast = (measured[form]["seconds"] for form in FORMS)
+    assert f"| all | {of_literal:.1f} | 100% | {of_fast:.1f} | 100% |" in printed
     assert all(f"\n| {kind} | " in printed for kind in KINDS)
-    assert f"| best | {found['floor']['gflop_per_s']['best']:.0f} |" in printed
+    assert f"| best | {measured['floor']['gflop_per_s']['best']:.0f} |" in printed
     assert "| MLP | linear layers | 0.1 | 0.1 |" in printed
-    floor = found["floor"]["floor_s"]["click"]
-    assert f"| click: all products | {sum(floor.values()):.1f} | {literal / sum(floor.values()):.2f} | " in printed
-    page = tmp_path / "page.md"
-    page.write_text("# Page\n\n<!-- profile -->\nold\n<!-- end of profile -->\n\nText.\n")
-    assert run("--measured", str(measured), "--picture", str(picture), "--page", str(page)) == printed
+    floor = sum(measured["floor"]["floor_s"]["click"].values())
+    assert f"| click: all products | {floor:.1f} | {of_literal / floor:.2f} | " in printed
+    assert run("--measured", str(output), "--picture", str(picture), "--page", str(page)) == printed
     tables = f"<!-- profile -->\n\n{printed.strip()}\n\n<!-- end of profile -->"
     assert page.read_text() == f"# Page\n\n{tables}\n\nText.\n"
     assert picture.stat().st_size > 20_000

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.benchmarks.common import (
-    attention_kernels,
-    load_literal,
-    make_image,
-    make_network,
-    memory,
-    timed,
-)
 from adapters.networks import SAMAdapter3D, set_trainable
+from tests.benchmarks.common import attention_kernels, in_fresh_process, make_image, make_network, memory, timed
+from tests.reference import literal
 
 __all__ = ["measure_largest_crop", "measure_training", "training_data", "training_network", "training_step"]
 
@@ -47,7 +38,6 @@ def training_step(
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
     data: tuple[Tensor, Tensor, Tensor, Tensor],
-    literal: ModuleType | None = None,
 ) -> Callable[[], None]:
     """A step: forward, backward, AdamW. The gradients stay until the next one."""
     image, target, points, labels = data
@@ -55,7 +45,7 @@ def training_step(
     def step() -> None:
         optimiser.zero_grad()
         with torch.autocast(image.device.type, torch.bfloat16, enabled=form.endswith(("bfloat16", "compiled"))):
-            if literal is not None:
+            if form == "literal":
                 logits = literal.literal_forward(network, image, points, labels)
             else:
                 logits = network(image, points, labels)
@@ -96,10 +86,9 @@ def measure_training(
         of the first step's gradients of the encoder, the prompt head and the decoder; with ``kernels`` also
         ``attention``.
     """
-    literal = load_literal() if form == "literal" else None
     network = training_network(form, variant, crop_size, device)
     optimiser = _optimiser(network)
-    step = training_step(form, network, optimiser, training_data(crop_size, batch, device), literal)
+    step = training_step(form, network, optimiser, training_data(crop_size, batch, device))
     compiled = form.endswith("compiled")
     if compiled:
         network.compile()
@@ -146,13 +135,12 @@ def measure_largest_crop(
         trial, where there is one.
     """
     largest: dict[str, Any] = {"crop_voxels": 0}
-    context = multiprocessing.get_context("spawn")
     for crop_size in crop_sizes:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            found = pool.submit(_trial, form, variant, crop_size, limit_bytes, device).result()
-        if found is None:
+        size = {"variant": variant, "crop_size": crop_size, "device": device}
+        trial = in_fresh_process(_trial, {"form": form, "limit_bytes": limit_bytes, **size})
+        if trial is None:
             break
-        largest = {"crop_voxels": crop_size, **found}
+        largest = {"crop_voxels": crop_size, **trial}
     return largest
 
 
@@ -162,11 +150,11 @@ def _trial(form: str, variant: str, crop_size: int, limit_bytes: int, device: st
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total))
     try:
-        found = measure_training(form, variant, crop_size, device=device)
+        measured = measure_training(form, variant, crop_size, device=device)
     except RuntimeError as err:
         if isinstance(err, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(err):  # the latter is said by cuBLAS
             return None
         raise
-    if found["peak_bytes"] > limit_bytes:
+    if measured["peak_bytes"] > limit_bytes:
         return None
-    return {key: found[key] for key in ("step_s", "peak_bytes")}
+    return {key: measured[key] for key in ("step_s", "peak_bytes")}

@@ -21,6 +21,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from adapters.scoring.scoring import _generator
 from bundle_runs import TESTS, run_as_typed
 from four_runs import bundle_of, make_release
 from monai.data import MetaTensor
@@ -28,9 +29,8 @@ from parity_state import state_from_manifest
 
 from adapters.bundling import TASKS
 from adapters.checkpoints import load_published
-from adapters.prompts.users import random_clicks
-from adapters.scoring.scoring import _generator
 from adapters.inferers import ClickInferer
+from adapters.prompts.users import random_clicks
 
 pytestmark = pytest.mark.slow
 

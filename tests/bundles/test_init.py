@@ -92,7 +92,9 @@ def test_starts_from_sam(
 
 
 def test_random_weights_only_when_asked_for(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ValueError, match=r"sam='' and random=False: give SAM's file \(`python -m adapters download"):
+    with pytest.raises(
+        ValueError, match=r"neither of sam and random is given: give SAM's file \(`python -m adapters d"
+    ):
         init_bundle(bundle)
     file = init_bundle(bundle, random=True, seed=3)
     first, said = load(file, caplog)
@@ -114,7 +116,7 @@ def test_the_mark_is_gone_after_training(bundle: Path, tmp_path: Path, caplog: p
 def test_what_is_there_stays(bundle: Path) -> None:
     file = init_bundle(bundle, random=True)
     before = file.read_bytes()
-    with pytest.raises(ValueError, match=r"model\.pt exists: move it away, or say overwrite=True"):
+    with pytest.raises(ValueError, match=r"model\.pt exists: move it away, or say --overwrite"):
         init_bundle(bundle, random=True, seed=1)
     assert file.read_bytes() == before
 

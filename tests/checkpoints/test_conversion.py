@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from adapters.networks.constructor_arguments import identity
 from monai.bundle import ConfigParser
 from small_sam import SMALL_SAM, make_sam, same, snapshot
 
 from adapters.checkpoints import convert, initialise, load_model, load_published, load_sam, save_adapter, save_model
 from adapters.networks import SAMAdapter3D, Variant, build_sam_adapter3d
-from adapters.networks.constructor_arguments import identity
 
 SETTINGS: dict[str, int] = {"window_size": 4, "prompt_heads": 4}
 

@@ -10,14 +10,14 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from adapters.networks.constructor_arguments import identity
 from torch import Tensor
 
 from adapters.checkpoints import check_onnx, export_network
 from adapters.checkpoints.export import TOLERANCE
 from adapters.networks import SAMAdapter3D, Variant, build_sam_adapter3d
-from adapters.networks.constructor_arguments import identity
-from adapters.networks.samadapter3d.mask_decoder import click_maps
 from adapters.networks.samadapter3d.export_forms import script_form
+from adapters.networks.samadapter3d.mask_decoder import click_maps
 
 SMALL = Variant(
     "small", embed_dim=24, depth=4, num_heads=2, global_blocks=(), table_size=16, sam_window=6, window_size=4,

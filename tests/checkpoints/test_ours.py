@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from adapters.networks.constructor_arguments import identity
 from safetensors.torch import load_file, save_file
 from small_sam import SMALL_SAM, make_sam, same, snapshot
 from torch import Tensor, nn
 
 from adapters.checkpoints import load_adapter, load_model, load_sam, save_adapter, save_model
 from adapters.networks import SAMAdapter3D, Variant, build_sam_adapter3d
-from adapters.networks.constructor_arguments import identity
 
 State = dict[str, Tensor]
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from adapters.networks.constructor_arguments import identity
 from small_sam import same, snapshot
 
 from adapters.checkpoints import load_published
 from adapters.networks import SAMAdapter3D, Variant, build_sam_adapter3d
-from adapters.networks.constructor_arguments import identity
 
 SETTINGS: dict[str, int] = {"window_size": 4, "prompt_heads": 4}
 Checkpoint = dict[str, Any]

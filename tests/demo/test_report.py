@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 import pytest
 
-from adapters.demo.report import Shown, curve, dice, slices
+from adapters.demo.report import Shown, curve, slices
 from adapters.demo.run import Command, _losses
 from adapters.scoring.page import Picture, Section, Table, as_html
 
@@ -16,20 +16,6 @@ def box(*slices_: slice) -> np.ndarray:
     mask = np.zeros((20, 20, 20), dtype=bool)
     mask[slices_] = True
     return mask
-
-
-@pytest.mark.parametrize(
-    ("prediction", "truth", "expected"),
-    [
-        (box(slice(0, 4)), box(slice(0, 4)), 1.0),
-        (box(slice(0, 4)), box(slice(2, 6)), 0.5),
-        (box(slice(0, 4)), box(slice(4, 8)), 0.0),
-        (box(slice(0, 0)), box(slice(0, 4)), 0.0),
-        (box(slice(0, 0)), box(slice(0, 0)), 1.0),
-    ],
-)
-def test_dice(prediction: np.ndarray, truth: np.ndarray, expected: float) -> None:
-    assert dice(prediction, truth) == expected
 
 
 @pytest.mark.parametrize("predicted", [True, False])
@@ -50,7 +36,7 @@ def test_the_page_needs_nothing_from_elsewhere_and_escapes_what_it_shows() -> No
         "<h2>A &amp; B</h2>",
         "x &lt; y",
         "1 &gt; 0",
-        "a &quot;quoted&quot; one",
+        "a &#34;quoted&#34; one",
         "&lt;x&gt;",
         "mind this",
     ):

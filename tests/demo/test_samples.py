@@ -54,7 +54,7 @@ def test_a_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     archive = tmp_path / ARCHIVE
     pack(archive, MEMBERS, link=MEMBERS[0])
     trust(archive, monkeypatch)
-    with pytest.raises(SamplesUnavailableError, match=r"lung1_image.nrrd in .* is not a regular file"):
+    with pytest.raises(SamplesUnavailableError, match=r"lung1_image.nrrd in .* cannot be unpacked: .*link"):
         lung_cts(tmp_path / "out", cache=tmp_path)
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -63,7 +63,7 @@ def test_a_member_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     archive = tmp_path / ARCHIVE
     pack(archive, MEMBERS[:3])
     trust(archive, monkeypatch)
-    with pytest.raises(SamplesUnavailableError, match=r"has no pyradiomics-3.0.1/data/lung2_label.nrrd"):
+    with pytest.raises(SamplesUnavailableError, match=r"lung2_label.nrrd in .* cannot be unpacked: .*not found"):
         lung_cts(tmp_path / "out", cache=tmp_path)
 
 

@@ -23,6 +23,8 @@ from monai.utils import set_determinism
 
 from adapters import cli
 from adapters.__main__ import main
+from tests.benchmarks import __main__ as benchmarks
+from tests.benchmarks import where_time_goes
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -30,6 +32,7 @@ PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 LANGUAGES = {"shell", "bash", "python", "json", "text"}
 FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 ASSIGNMENT = re.compile(r"(\w+)=(?!=)")
+BENCHMARKS = {"tests.benchmarks": benchmarks.options, "tests.benchmarks.where_time_goes": where_time_goes.options}
 MONAI_OPTIONS = {*inspect.signature(monai.bundle.run).parameters} - {"args", "override"}
 
 
@@ -104,6 +107,8 @@ class Shell:
             self._verb(rest)
         elif module == "monai.bundle":
             self._bundle(rest, with_run=self.run and words[0] == "python")
+        elif module in BENCHMARKS:
+            BENCHMARKS[module]().parse_args(rest)
         else:
             assert module == "venv", words
 

@@ -11,11 +11,14 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
 from monai.losses import DiceCELoss
 from torch import Tensor, nn
 
 from adapters.engines import ClipGradientsByPart, InteractiveUpdate, PublishedClicks
 from adapters.networks import Variant, build_sam_adapter3d
+from adapters.networks.promptable import PromptableNetwork
+from adapters.prompts import PromptTensors
 
 SIZE = 32
 SMALL = Variant(
@@ -46,7 +49,7 @@ def batch() -> dict[str, Tensor]:
     return {"image": 0.8 * label - 0.4 + 0.2 * noise, "label": label}
 
 
-class Recorder(nn.Module):
+class Recorder(PromptableNetwork):
     """Answers with one logit everywhere, or with what `answer` makes of the image, and notes what it is asked."""
 
     def __init__(self, answer: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -60,14 +63,9 @@ class Recorder(nn.Module):
         self.encoded += 1
         return self.answer(image) + self.bias
 
-    def decode(
-        self, features: Tensor, image: Tensor, clicks: Any = None, labels: Any = None, mask: Any = None
-    ) -> Tensor:
-        self.asked.append((clicks, labels, mask))
+    def logits(self, features: Tensor, image: Tensor, prompts: PromptTensors | None = None) -> Tensor:
+        self.asked.append((None, None, None) if prompts is None else (prompts.points, prompts.labels, prompts.mask))
         return torch.cat([-features, features], dim=1)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.encode(image)
 
 
 def trainer(
@@ -125,6 +123,28 @@ def test_output_and_weights_of_a_step(batch: dict[str, Tensor]) -> None:
     assert network.training
     changed = {name.split(".")[0] for name, p in network.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {"image_encoder", "prompt_head", "mask_decoder"}
+
+
+def test_the_events_of_monais_iteration_are_fired(batch: dict[str, Tensor]) -> None:
+    network = small_network()
+    engine = trainer(network, batch, InteractiveUpdate(rounds=2))
+    fired: list[tuple[Any, set[str], bool]] = []
+    for event in IterationEvents:
+        engine.add_event_handler(
+            event,
+            lambda e, name: fired.append(
+                (name, set(e.state.output), any(p.grad is not None for p in network.parameters()))
+            ),
+            event,
+        )
+    engine.run()
+    forward, all_ = {"image", "label", "pred"}, {"image", "label", "pred", "loss"}
+    assert fired == [
+        (IterationEvents.FORWARD_COMPLETED, forward, False),
+        (IterationEvents.LOSS_COMPLETED, all_, False),
+        (IterationEvents.BACKWARD_COMPLETED, all_, True),
+        (IterationEvents.MODEL_COMPLETED, all_, True),
+    ]
 
 
 def test_the_loss_is_the_mean_over_rounds(batch: dict[str, Tensor]) -> None:
@@ -272,10 +292,11 @@ def test_bad_arguments(options: dict[str, Any], message: str) -> None:
 
 
 def test_published_clicks(batch: dict[str, Tensor]) -> None:
-    image, label, (clicks, labels), kwargs = PublishedClicks(seed=1)(batch)
+    image, label, ((clicks, labels, *others),), kwargs = PublishedClicks(seed=1)(batch)
     torch.testing.assert_close(image, batch["image"])
     torch.testing.assert_close(label, batch["label"])
     assert kwargs == {}
+    assert others == [None] * 3
     assert clicks.shape == (2, 30, 3)
     assert (labels == 1).all()  # the published network knows no labels
     for item in range(2):
@@ -284,21 +305,21 @@ def test_published_clicks(batch: dict[str, Tensor]) -> None:
         assert not all(on[10:])  # the lesion fills a few percent
     assert clicks.min() >= -0.5
     assert clicks.max() <= SIZE - 0.5
-    again = PublishedClicks(seed=1)(batch)[2][0]
+    again = PublishedClicks(seed=1)(batch)[2][0].points
     torch.testing.assert_close(clicks, again)
-    assert not torch.equal(clicks, PublishedClicks(seed=2)(batch)[2][0])
+    assert not torch.equal(clicks, PublishedClicks(seed=2)(batch)[2][0].points)
 
 
 def test_published_clicks_on_an_empty_crop(batch: dict[str, Tensor]) -> None:
     mixed = {"image": batch["image"], "label": batch["label"] * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1, 1)}
-    clicks, labels = PublishedClicks(10, 20)(mixed)[2]
+    clicks, labels, *_ = PublishedClicks(10, 20)(mixed)[2][0]
     assert clicks.shape == (2, 30, 3)
     assert (labels >= 0).sum(dim=1).tolist() == [30, 20]
 
 
 @pytest.mark.parametrize(("lesion", "stray"), [(10, 0), (1, 0), (0, 5), (0, 0)])
 def test_numbers_of_published_clicks(batch: dict[str, Tensor], lesion: int, stray: int) -> None:
-    clicks, labels = PublishedClicks(lesion, stray)(batch)[2]
+    clicks, labels, *_ = PublishedClicks(lesion, stray)(batch)[2][0]
     assert clicks.shape == (2, lesion + stray, 3)
     assert (labels == 1).all()
 
@@ -306,6 +327,11 @@ def test_numbers_of_published_clicks(batch: dict[str, Tensor], lesion: int, stra
 def test_published_clicks_of_an_unknown_user() -> None:
     with pytest.raises(ValueError, match="nobody"):
         PublishedClicks(policy="nobody")
+
+
+def test_published_clicks_of_a_user_who_answers_predictions() -> None:
+    with pytest.raises(ValueError, match=r"policy='iterative' corrects a prediction, .* expected one of random, stray"):
+        PublishedClicks(policy="iterative")
 
 
 # --- gradients clipped by part

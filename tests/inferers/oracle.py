@@ -5,9 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from adapters.networks.promptable import PromptableNetwork
+from adapters.prompts import PromptTensors
 
-class Oracle(nn.Module):
+
+class Oracle(PromptableNetwork):
     """Says lesion where the crop is brighter than 0.5, and notes what it was asked."""
+
+    takes = frozenset({"points", "boxes", "mask"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -15,6 +20,7 @@ class Oracle(nn.Module):
         self.encoded = 0
         self.crops: list[Tensor] = []
         self.prompts: list[tuple[list, list]] = []
+        self.boxes: list[list | None] = []
         self.masks: list[Tensor | None] = []
         self.eval()
 
@@ -22,16 +28,16 @@ class Oracle(nn.Module):
         self.encoded += 1
         return image * self.sharpness
 
-    def decode(self, features: Tensor, image: Tensor, clicks: Tensor, labels: Tensor, mask: Tensor | None) -> Tensor:
+    def decode(self, features: Tensor, image: Tensor, prompts: PromptTensors | None = None) -> Tensor:
+        assert prompts is not None
         self.crops.append(image)
-        self.prompts.append((clicks[0].tolist(), labels[0].tolist()))
-        self.masks.append(mask)
-        lesion = features - 0.5 * self.sharpness
-        return torch.cat([-lesion, lesion], dim=1)
+        self.prompts.append((prompts.points[0].tolist(), prompts.labels[0].tolist()))
+        self.boxes.append(None if prompts.boxes is None else prompts.boxes[0].tolist())
+        self.masks.append(prompts.mask)
+        return super().decode(features, image, prompts)
 
-    def forward(self, image: Tensor, clicks=None, labels=None, mask=None) -> Tensor:
-        lesion = image * self.sharpness - 0.5 * self.sharpness
-        return torch.cat([-lesion, lesion], dim=1)
+    def logits(self, features: Tensor, image: Tensor, prompts: PromptTensors | None = None) -> Tensor:
+        return 2 * features - self.sharpness
 
 
 def ellipsoid(size: tuple[int, ...], centre: tuple[float, ...], radii: tuple[float, ...]) -> Tensor:
@@ -41,8 +47,8 @@ def ellipsoid(size: tuple[int, ...], centre: tuple[float, ...], radii: tuple[flo
     return (0.5 + (1 - distance) * min(radii) / 4).clamp(0, 1)[None, None]
 
 
-def as_mask(logits: Tensor) -> Tensor:
-    return torch.as_tensor(logits[:, 1] > logits[:, 0])
+def as_mask(log_odds: Tensor) -> Tensor:
+    return torch.as_tensor(log_odds[:, 0] > 0)
 
 
 def dice(a: Tensor, b: Tensor) -> float:

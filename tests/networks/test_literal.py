@@ -10,12 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.benchmarks.common import load_literal
 from adapters.networks import ImageFeatures, SAMAdapter3D, Variant, WindowAttention3D, build_sam_adapter3d
 from adapters.networks.layers.attention import relative_positions, seam_masks
 from adapters.networks.samadapter3d.image_encoder import PatchEmbedding3D, enlargement_matrix
-
-literal = load_literal()
+from tests.reference import literal
 
 SMALL = Variant(
     "small",

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from clicking import clicked
 from parity_state import state_from_manifest, volume
 from torch import Tensor
 
 from adapters.checkpoints import load_published
-from adapters.networks import VARIANTS, ImageFeatures, SAMAdapter3D
-from adapters.networks.constructor_arguments import identity
+from adapters.networks import BACKBONES, ImageFeatures, SAMAdapter3D
+from adapters.networks.description import describe_network
 
 PARITY = Path(__file__).resolve().parents[1] / "data" / "parity"
 TOLERANCE = 1e-5  # 2-norm of the difference over the 2-norm of the reference, float32
@@ -54,8 +54,8 @@ class Case:
 
     @torch.no_grad()
     def logits(self, name: str) -> Tensor:
-        prompts = () if name == "auto" else self.clicks(name)
-        return self.network.decode(self.features, self.image, *prompts)
+        prompts = None if name == "auto" else clicked(*self.clicks(name))
+        return self.network.logits(self.features, self.image, prompts)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_small_logits(small: Case, case: str) -> None:
 
 def test_small_with_gradients_recorded(small: Case) -> None:
     """Training takes another path through the attention (all windows at once) than inference."""
-    logits = small.network(small.image, *small.clicks("three_clicks"))
+    logits = small.network(small.image, clicked(*small.clicks("three_clicks")))
     assert logits.requires_grad
     assert small.error(logits.detach(), "three_clicks.logits") <= TOLERANCE
 
@@ -91,7 +91,7 @@ def test_small_in_a_batch_with_padding(small: Case) -> None:
     clicks = torch.cat([torch.cat([one, torch.zeros(1, 2, 3)], dim=1), three])
     labels = torch.tensor([[1, -1, -1], [1, 1, 1]])
     with torch.no_grad():
-        logits = small.network(small.image.expand(2, -1, -1, -1, -1), clicks, labels)
+        logits = small.network(small.image.expand(2, -1, -1, -1, -1), clicked(clicks, labels))
     assert small.error(logits[:1], "one_click.logits") <= TOLERANCE
     assert small.error(logits[1:], "three_clicks.logits") <= TOLERANCE
 
@@ -112,8 +112,17 @@ def test_what_we_added_changes_no_bit(small: Case) -> None:
     assert torch.equal(with_all, without)
     with torch.no_grad():
         mask = torch.randn_like(small.image)
-        assert torch.equal(network.decode(small.features, small.image, clicks, labels, mask), with_all)
-        assert not torch.equal(network.decode(small.features, small.image, clicks, 1 - labels), with_all)
+        assert torch.equal(network.logits(small.features, small.image, clicked(clicks, labels, mask)), with_all)
+        assert not torch.equal(network.logits(small.features, small.image, clicked(clicks, 1 - labels)), with_all)
+
+
+def test_decode_gives_the_lesions_log_odds(small: Case) -> None:
+    """Lesion less background, of the published logits."""
+    with torch.no_grad():
+        decoded = small.network.decode(small.features, small.image, clicked(*small.clicks("one_click")))
+    theirs = torch.from_numpy(small.reference["one_click.logits"])
+    assert decoded.shape == (1, 1, *small.image.shape[2:])
+    torch.testing.assert_close(decoded, theirs[:, 1:] - theirs[:, :1], rtol=0, atol=1e-4 * float(theirs.abs().max()))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +135,7 @@ def test_what_we_added_changes_no_bit(small: Case) -> None:
 def test_the_comparison_notices_a_wrong_setting(small: Case, wrong: dict[str, int]) -> None:
     network = load_published(small.checkpoint, **wrong)
     with torch.no_grad():
-        logits = network(small.image, *small.clicks("three_clicks"))
+        logits = network(small.image, clicked(*small.clicks("three_clicks")))
     assert small.error(logits, "three_clicks.logits") > 100 * TOLERANCE
 
 
@@ -164,9 +173,8 @@ def test_vit_b(vit_b: Case, compute: Callable[[Case], Tensor], name: str) -> Non
 
 @pytest.mark.slow
 def test_vit_b_is_recognised(vit_b: Case) -> None:
-    found = identity(vit_b.network)
-    sizes = asdict(VARIANTS["vit_b"])
-    assert found["variant"] == sizes.pop("name")
-    assert sizes.pop("levels") == 4  # written where it is another number
-    assert found["sizes"] == {**sizes, "global_blocks": [2, 5, 8, 11]}
-    assert found["crop_size"] == vit_b.config["crop"]
+    described = describe_network(vit_b.network)
+    encoder = described["parts"]["image_encoder"]
+    assert described["backbone"] == "vit_b"
+    assert {**BACKBONES["vit_b"].sizes, "global_blocks": [2, 5, 8, 11]}.items() <= encoder.items()
+    assert (encoder["crop_size"], encoder["enlargement"], encoder["levels"]) == (vit_b.config["crop"], 4, 4)

@@ -25,9 +25,9 @@ from series import RAS_TO_LPS, distance_between, write_series
 from services import ROOT, Services
 from views import Floats, View, best_shift, seen_at, voxels_in_plane
 
-from adapters.prompts import centre_click, next_click
 from adapters.datasets import write_phantoms
 from adapters.files import replacing
+from adapters.prompts import centre_click, next_click
 
 log = logging.getLogger(__name__)
 BUNDLE = ROOT / "bundles" / "soft_tissue_sarcoma_ct_samadapter_deepgrow"

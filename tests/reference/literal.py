@@ -3,7 +3,7 @@
 `literal_encode` and `literal_decode` take the weights of our modules and compute what the published description says,
 step by step: the volume is enlarged and repeated to three channels, attention matrices and shifted-window masks are
 formed in full, the decoder's branches are really concatenated. No step is folded, fused or done in chunks. It is the
-yardstick for the fast form, in the tests (same numbers) and in ``python -m adapters benchmark`` (time and memory).
+yardstick for the fast form, in the tests (same numbers) and in ``python -m tests.benchmarks`` (time and memory).
 
 Tensors are (B, C, D, H, W) for images and features, and (B, D, H, W, C) for tokens. Blocks with SAM's "global"
 tables attend in windows here too, as in the 3D lift.

@@ -117,6 +117,23 @@ def test_only_clicks_on_the_slice_are_marked() -> None:
     assert marks(coronal, OFF) == []
 
 
+@pytest.mark.parametrize(
+    ("clicked", "shown"),
+    [
+        ([2.5, 5.5, 12.5], (3, 6, 13)),  # half way between two slices: the upper one
+        ([-0.5, 0.5, 8.49], (0, 1, 8)),
+        ([9.5, 19.5, 29.5], (9, 19, 29)),  # on the last border
+    ],
+)
+def test_a_click_is_drawn_on_the_slice_that_is_shown(clicked: list[float], shown: tuple[int, int, int]) -> None:
+    """Each voxel's value is its slice, seen along the axis through which the picture cuts."""
+    for axis, axes_of in enumerate(((2, 1), (2, 0), (1, 0))):
+        image = np.zeros(SHAPE) + np.arange(SHAPE[axis]).reshape([-1 if a == axis else 1 for a in range(3)])
+        picture = draw_case(image, None, None, [clicked], SPACING).axes[axis]
+        assert np.unique(picture.images[0].get_array()).tolist() == [shown[axis]]
+        assert marks(picture, ON) == [[clicked[across] for across in axes_of]]
+
+
 @pytest.mark.parametrize(("masked", "expected"), [(True, [[8, 5]]), (False, [])])
 def test_without_clicks_the_lesion_is_shown(masked: bool, expected: list) -> None:
     image, label = volume()
@@ -131,7 +148,7 @@ def test_without_clicks_the_lesion_is_shown(masked: bool, expected: list) -> Non
         ({"image": np.zeros((1, *SHAPE))}, r"image has shape \(1, 10, 20, 30\)"),
         ({"label": np.zeros((10, 20, 3))}, r"truth has shape \(10, 20, 3\)"),
         ({"prediction": np.zeros((10, 20, 3))}, r"prediction has shape \(10, 20, 3\)"),
-        ({"clicks": [[2, 5, 40]]}, r"click \[2.0, 5.0, 40.0\] lies outside"),
+        ({"clicks": [[2, 5, 40]]}, r"point \[2.0, 5.0, 40.0\] lies outside the grid of \(10, 20, 30\)"),
         ({"labels": [1, 0]}, "there are 1 clicks but 2 labels"),
         ({"clicks": [[2, 5]]}, r"clicks have shape \(1, 2\), expected \(N, 3\)"),
         ({"spacing": (1, 1)}, "spacing is"),

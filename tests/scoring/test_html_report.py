@@ -10,19 +10,22 @@ from pathlib import Path
 import pytest
 
 from adapters import cli
+from adapters.scoring.figures import CasePicture
 from adapters.scoring.page import Picture, Section, Table, as_html, as_markdown
-from adapters.scoring.report import CasePicture, html_report, write_scores
+from adapters.scoring.report import html_report
+from adapters.scoring.score_files import write_scores
 
 PNG = b"\x89PNG the picture of a case"
 
 
 class Page(HTMLParser):
-    """Its headings, rows of cells, pictures, and all that it would fetch."""
+    """Its headings, rows of cells and which are set off, pictures, and all that it would fetch."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.headings: list[str] = []
         self.rows: list[list[str]] = []
+        self.strong: list[int] = []
         self.pictures: dict[str, bytes] = {}
         self.fetched: list[str] = []
         self._open: list[str] = []
@@ -38,6 +41,7 @@ class Page(HTMLParser):
         if tag in {"script", "link", "iframe"}:
             self.fetched.append(tag)
         if tag == "tr":
+            self.strong += [len(self.rows)] if values.get("class") == "strong" else []
             self.rows.append([])
         if tag in {"h1", "h2", "td", "th"}:
             self._open.append(tag)
@@ -199,9 +203,10 @@ def test_html_is_escaped() -> None:
     section = Section("<h>", ["a & b"], [Table(["<"], [['"']], strong=[0])], [Picture(PNG, 'a "b" <c>')], ["<n>"])
     text = as_html("<t>", "<a>", [section])
     assert "<title>&lt;t&gt;</title>" in text
-    assert '<tr class="strong"><td>&quot;</td></tr>' in text
+    assert '<tr class="strong"><td>"' not in text
     page = Page(text)
-    assert page.headings == ["<t>", "<h>"]
+    assert page.rows == [["<"], ['"']]
+    assert (page.headings, page.strong) == (["<t>", "<h>"], [1])
     assert page.pictures == {'a "b" <c>': PNG}
 
 

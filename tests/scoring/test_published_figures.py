@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.scoring.published_figures import beside_published, published_figures
+from adapters.scoring.published_figures import published_figures
+from adapters.scoring.tables import beside_published
 
 TASKS = ("kidney", "pancreas", "liver", "colon")
 

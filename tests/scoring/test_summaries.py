@@ -153,3 +153,17 @@ def test_a_row_for_each_case_and_seed() -> None:
     assert [row["clicks_needed"] for row in rows] == [2, 1, 4, 4]
     automatic = case_rows([row for row in rows_of(CURVES) if not row["clicks"]], about, [])
     assert [row["clicks_needed"] for row in automatic] == [None] * 4
+
+
+def test_summary_by_hand() -> None:
+    dice = {("a", 0): 0.5, ("b", 0): 0.7, ("a", 1): 0.7, ("b", 1): 0.9}
+    rows = [
+        {"case": name, "seed": seed, "policy": "random", "clicks": 1, "dice": value, "nsd": 1.0, "seconds": 2.0}
+        for (name, seed), value in dice.items()
+    ]
+    (entry,) = summarise(rows)
+    assert entry["dice"]["mean"] == pytest.approx(0.7)
+    assert entry["dice"]["spread"] == pytest.approx(0.02**0.5)  # of 0.6 and 0.8
+    assert entry["dice"]["cases"] == pytest.approx({"a": 0.6, "b": 0.8})
+    assert entry["nsd"]["spread"] == 0
+    assert (entry["rows"], entry["seconds"]) == (4, 2.0)

@@ -1,4 +1,4 @@
-"""Clicks of a request and simulated clicks, on their way to the meta of the scan tensor."""
+"""Prompts of a request and simulated clicks, on their way to the meta of the scan tensor."""
 
 from __future__ import annotations
 
@@ -24,13 +24,21 @@ from monai.transforms import (
 )
 from scan_files import ORIENTATIONS, affine_of, write_dicom, write_itk, write_nifti
 
-from adapters.prompts import Clicks, click_policy
+from adapters.prompts import Prompts, click_policy
 from adapters.transforms import LoadScand, RequestToClicksd, SafeSpacingd, SimulateClicksd
 
 SHAPE = (9, 10, 11)
 HOT = (2, 7, 4)
 LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
 TO_SPL = Orientationd("image", axcodes="SPL", labels=LABELS)
+
+
+def prompts_of(image: MetaTensor) -> Prompts:
+    prompts = Prompts.from_json(image.meta["prompts"])
+    assert prompts.frame == "image"
+    np.testing.assert_allclose(prompts.affine, image.affine)
+    assert prompts.shape == tuple(image.shape[1:])
+    return prompts
 
 
 def ramps(shape: tuple[int, int, int], affine: np.ndarray) -> MetaTensor:
@@ -88,10 +96,10 @@ def test_a_click_moves_with_the_image_and_comes_back(
     point = np.array(place) * (np.array(shape) - 1)
     data = {"image": ramps(shape, affine), "points": [point.tolist()], "point_labels": [1]}
     image = Compose([TO_SPL, *CHAINS[chain], RequestToClicksd("image")])(data)["image"]
-    (moved,) = image.meta["clicks"].astype(np.float64)
+    (moved,) = prompts_of(image).points
     # what the image holds there is where it came from
     np.testing.assert_allclose(sample(image, moved), point, atol=0.01)
-    back = Clicks.from_points([moved], affine=image.affine).to_voxel(affine, shape=shape, frame="image")
+    back = prompts_of(image).to_voxel(affine, shape=shape, frame="image")
     np.testing.assert_allclose(back.points[0], point, atol=0.01)
 
 
@@ -112,11 +120,10 @@ CHAIN = Compose([LoadScand("image"), TO_SPL, RequestToClicksd("image")])
 def test_a_click_on_a_file_of_any_orientation_hits_its_voxel(orientation: str, tmp_path: Path) -> None:
     affine = affine_of(orientation, degrees=(9, -7, 12))
     image = CHAIN(request(write_nifti(tmp_path / "scan.nii", hot_voxel(), affine)))["image"]
-    clicks = image.meta["clicks"]
-    assert clicks.dtype == np.float32
+    clicks = prompts_of(image).points
     np.testing.assert_allclose(clicks, np.round(clicks), atol=1e-3)
     assert image[(0, *np.round(clicks[0]).astype(int))] == 1000
-    np.testing.assert_array_equal(image.meta["click_labels"], [1, 0])
+    np.testing.assert_array_equal(prompts_of(image).labels, [1, 0])
     # axes of the tensor: towards superior, posterior, left
     assert (np.abs(np.asarray(image.affine)[:3, :3]).argmax(axis=0) == (2, 1, 0)).all()
     assert (np.sign(np.asarray(image.affine)[(2, 1, 0), (0, 1, 2)]) == (1, -1, -1)).all()
@@ -127,7 +134,7 @@ def test_a_click_hits_its_voxel_in_every_format(kind: str, tmp_path: Path) -> No
     write = {"dicom": write_dicom, "nii.gz": write_nifti}.get(kind, write_itk)
     path = write(tmp_path / f"scan.{kind}", hot_voxel(), affine_of("LPS", degrees=(5, -8, 11)))
     image = CHAIN(request(path))["image"]
-    assert image[(0, *np.round(image.meta["clicks"][0]).astype(int))] == 1000
+    assert image[(0, *np.round(prompts_of(image).points[0]).astype(int))] == 1000
 
 
 CONFIG = {
@@ -154,8 +161,8 @@ def test_a_request_as_monai_label_sends_it(tmp_path: Path) -> None:
     data = preprocessing({"image": path, "foreground": [list(HOT)], "background": [[0, 0, 0]], **beside})
     image = data["image"]
     assert {key: data[key] for key in beside} == beside
-    clicks = Clicks.from_points(image.meta["clicks"], image.meta["click_labels"], affine=image.affine)
-    back = clicks.to_voxel(affine_of("PIR"), shape=SHAPE, frame="image")
+    assert prompts_of(image).target == "tumour"
+    back = prompts_of(image).to_voxel(affine_of("PIR"), shape=SHAPE, frame="image")
     np.testing.assert_allclose(back.points, [HOT, (0, 0, 0)], atol=0.01)
     np.testing.assert_array_equal(back.labels, [1, 0])
 
@@ -181,16 +188,15 @@ FORMS = {
 def test_every_form_of_a_request(form: str) -> None:
     keys, labels = FORMS[form]
     image = RequestToClicksd("image", label_names="sarcoma")(loaded(**keys))["image"]
-    np.testing.assert_allclose(image.meta["clicks"], [[1, 2, 3], [4, 5, 6]], atol=1e-5)
-    np.testing.assert_array_equal(image.meta["click_labels"], labels)
-    assert image.meta["click_labels"].dtype == np.int64
+    np.testing.assert_allclose(prompts_of(image).points, [[1, 2, 3], [4, 5, 6]], atol=1e-5)
+    np.testing.assert_array_equal(prompts_of(image).labels, labels)
 
 
 @pytest.mark.parametrize("keys", [{}, {"points": [], "point_labels": []}, {"foreground": [], "background": []}])
 def test_a_request_without_a_click(keys: dict) -> None:
     image = RequestToClicksd("image")(loaded(**keys))["image"]
-    assert image.meta["clicks"].shape == (0, 3)
-    assert image.meta["click_labels"].shape == (0,)
+    assert prompts_of(image).points.shape == (0, 3)
+    assert prompts_of(image).kinds == set()
     with pytest.raises(ValueError, match="no click in the request, expected at least one"):
         RequestToClicksd("image", required=True)(loaded(**keys))
 
@@ -203,7 +209,7 @@ def test_padding_alone_is_no_click() -> None:
 def test_the_callers_data_stay_as_they_were() -> None:
     data = loaded(points=[[1, 2, 3]], point_labels=[1])
     out = RequestToClicksd("image")(data)
-    assert "clicks" not in data["image"].meta
+    assert "prompts" not in data["image"].meta
     assert out["image"].data_ptr() == data["image"].data_ptr()
 
 
@@ -215,8 +221,30 @@ def test_the_operations_to_invert_are_kept() -> None:
 def test_a_click_at_the_edge_stays_on_a_resampled_grid() -> None:
     data = Spacingd("image", pixdim=2.1)(loaded(points=[[-0.5, 9.5, 10.5]], point_labels=[1]))
     image = RequestToClicksd("image")(data)["image"]
-    assert (image.meta["clicks"] >= -0.5).all()
-    assert (image.meta["clicks"] <= np.array(image.shape[1:]) - 0.5).all()
+    assert (prompts_of(image).points >= -0.5).all()
+    assert (prompts_of(image).points <= np.array(image.shape[1:]) - 0.5).all()
+
+
+def test_boxes_and_phrases_move_along() -> None:
+    box = [[1, 2, 3], [4, 6, 9]]
+    image = RequestToClicksd("image")(TO_SPL(loaded(boxes=[box], phrases=["a cyst"], label="cyst")))["image"]
+    prompts = prompts_of(image)
+    assert (prompts.kinds, prompts.phrases, prompts.target) == ({"boxes", "text"}, ("a cyst",), "cyst")
+    # towards superior, posterior, left: k, mirrored j, mirrored i
+    np.testing.assert_allclose(prompts.boxes, [[[3, 9 - 6, 8 - 4], [9, 9 - 2, 8 - 1]]], atol=1e-5)
+    back = prompts.to_voxel(affine_of("RAS"), shape=SHAPE, frame="image")
+    np.testing.assert_allclose(back.boxes, [box], atol=1e-5)
+
+
+def test_an_image_of_two_axes() -> None:
+    meta = {"original_affine": np.eye(4), "spatial_shape": np.array([9, 10])}
+    image = MetaTensor(torch.rand(3, 9, 10), affine=torch.eye(4), meta=meta)
+    flip = Flipd("image", spatial_axis=1)
+    request = {"image": image, "points": [[2, 3]], "point_labels": [0], "boxes": [[[1, 2], [4, 8]]]}
+    prompts = Prompts.from_json(RequestToClicksd("image")(flip(request))["image"].meta["prompts"])
+    np.testing.assert_array_equal(prompts.points, [[2, 6]])
+    np.testing.assert_array_equal(prompts.boxes, [[[1, 1], [4, 7]]])
+    assert prompts.spatial_dims == 2
 
 
 @pytest.mark.parametrize(
@@ -238,6 +266,11 @@ def test_a_click_at_the_edge_stays_on_a_resampled_grid() -> None:
             {"foreground": [["a", "b", "c"]]},
             r"request, 'foreground': points are \[\['a', 'b', 'c'\]\], expected a list",
         ),
+        ({"boxes": [[[0, 0, 0], [9, 1, 1]]]}, r"box 0 at \[9.0, 1.0, 1.0\] is outside the grid"),
+        ({"boxes": [[0, 0, 0]]}, r"boxes have shape \(1, 3\), expected \(M, 2, 3\)"),
+        ({"boxes": "all"}, "the request's 'boxes' is 'all', expected a list"),
+        ({"phrases": "cyst"}, "the request's 'phrases' is 'cyst', expected a list"),
+        ({"phrases": [3]}, "expected a list of texts"),
         ({"points": [[1, 2]], "point_labels": [1]}, r"points have shape \(1, 2\)"),
         ({"foreground": [1, 2, 3]}, r"request, 'foreground': points have shape \(3,\)"),
         ({"points": [[1, 2, float("nan")]], "point_labels": [1]}, "expected finite coordinates"),
@@ -265,6 +298,13 @@ def test_a_click_that_a_crop_has_cut_away() -> None:
         RequestToClicksd("image")(data)
 
 
+def test_a_box_that_a_crop_has_cut_away() -> None:
+    data = loaded(boxes=[[[6, 2, 3], [8, 4, 5]]])
+    data = SpatialCropd("image", roi_start=(0, 0, 0), roi_end=(4, 10, 11))(data)
+    with pytest.raises(ValueError, match=r"box 0 from \[6.0, 2.0, 3.0\] .* lies outside the tensor .* cut it away"):
+        RequestToClicksd("image")(data)
+
+
 def test_an_image_that_was_not_loaded() -> None:
     with pytest.raises(ValueError, match="'image' has no affine of the stored image; load it"):
         RequestToClicksd("image")({"image": torch.zeros(1, 4, 4, 4), "points": [], "point_labels": []})
@@ -277,15 +317,15 @@ def test_a_singular_affine() -> None:
         RequestToClicksd("image")({"image": image, "foreground": [[1, 2, 3]]})
 
 
-@pytest.mark.parametrize("count", [0, 2])
-def test_clicks_pass_through_a_loader(count: int) -> None:
-    data = loaded(points=[[1, 2, 3]] * count, point_labels=[1] * count)
-    loader = DataLoader(Dataset([data], Compose([RequestToClicksd("image")])), batch_size=1)
-    (batch,) = loader
-    assert batch["image"].meta["clicks"].shape == (1, count, 3)
-    assert batch["image"].meta["click_labels"].shape == (1, count)
-    (item,) = decollate_batch(batch)
-    assert item["image"].shape == (3, *SHAPE)
+def test_prompts_pass_through_a_loader() -> None:
+    """Whatever their number in each item of the batch."""
+    counts = [0, 2, 1]
+    data = [loaded(points=[[1, 2, 3]] * count, point_labels=[1] * count) for count in counts]
+    (batch,) = DataLoader(Dataset(data, Compose([RequestToClicksd("image")])), batch_size=3)
+    assert [len(Prompts.from_json(text)) for text in batch["image"].meta["prompts"]] == counts
+    items = decollate_batch(batch)
+    assert [len(prompts_of(item["image"])) for item in items] == counts
+    assert items[0]["image"].shape == (3, *SHAPE)
 
 
 def case(name: str = "a.nii.gz") -> dict:
@@ -296,17 +336,16 @@ def case(name: str = "a.nii.gz") -> dict:
 
 
 def clicks_of(data: dict, **options: object) -> np.ndarray:
-    return SimulateClicksd("image", **options)(data)["image"].meta["clicks"]  # type: ignore[arg-type]
+    return prompts_of(SimulateClicksd("image", **options)(data)["image"]).points  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("policy", ["random", "centre", "surrounding", "margin"])
 def test_simulated_clicks_lie_on_the_label(policy: str) -> None:
     data = SimulateClicksd("image", policy=policy, num=5, label_value=2)(case())
-    clicks = data["image"].meta["clicks"]
-    assert clicks.shape == (5, 3)
-    assert clicks.dtype == np.float32
-    assert (data["label"][0][tuple(clicks.astype(int).T)] == 2).all()
-    np.testing.assert_array_equal(data["image"].meta["click_labels"], np.ones(5))
+    prompts = prompts_of(data["image"])
+    assert prompts.points.shape == (5, 3)
+    assert (data["label"][0][tuple(prompts.points.astype(int).T)] == 2).all()
+    np.testing.assert_array_equal(prompts.labels, np.ones(5))
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
@@ -332,12 +371,22 @@ def test_simulated_clicks_depend_on_seed_and_case_only() -> None:
     assert not np.array_equal(once, clicks_of(case("b.nii.gz"), num=5, seed=1))
 
 
+def test_cases_whose_labels_have_one_name_differ() -> None:
+    """As those of KiTS: the folder is the case; a data list may name it."""
+    names = ["case_00000/aggregated_MAJ_seg.nii.gz", "case_00001/aggregated_MAJ_seg.nii.gz"]
+    first, second = (clicks_of(case(name), num=5) for name in names)
+    assert not np.array_equal(first, second)
+    named, again = (clicks_of({**case(name), "case": "case_00000"}, num=5) for name in names)
+    np.testing.assert_array_equal(named, again)
+    assert not np.array_equal(named, clicks_of({**case(names[0]), "case": "case_00001"}, num=5))
+
+
 def test_new_clicks_each_time_without_a_seed() -> None:
     simulate = SimulateClicksd("image", num=5, seed=None).set_random_state(3)
-    first, second = (simulate(case())["image"].meta["clicks"] for _ in range(2))
+    first, second = (prompts_of(simulate(case())["image"]).points for _ in range(2))
     assert not np.array_equal(first, second)
     simulate.set_random_state(3)
-    np.testing.assert_array_equal(simulate(case())["image"].meta["clicks"], first)
+    np.testing.assert_array_equal(prompts_of(simulate(case())["image"]).points, first)
 
 
 def test_a_policy_with_options() -> None:

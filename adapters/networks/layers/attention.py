@@ -10,11 +10,13 @@ as well and is simply added to the query's extension. Any fused attention kernel
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from adapters.networks.roles import Role
 
 __all__ = ["WindowAttention3D", "chunk_on", "relative_positions", "seam_masks"]
 
@@ -136,6 +138,8 @@ class WindowAttention3D(nn.Module):
         ValueError: if ``num_heads`` does not divide ``dim``.
     """
 
+    parameter_roles: ClassVar[dict[str, Role]] = {"rel_pos_d": "depth", "rel_pos_gain": "constant"}
+
     def __init__(self, dim: int, num_heads: int, table_length: int, *, window_chunk: int = 2) -> None:
         super().__init__()
         if dim % num_heads:
@@ -150,6 +154,12 @@ class WindowAttention3D(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.zeros(table_length, self.head_dim))
         # one gain on the relative positions, published as a frozen 1.0
         self.rel_pos_gain = nn.Parameter(torch.ones(()))
+
+    @torch.no_grad()
+    def start_depth(self) -> None:
+        """Set what SAM lacks along depth: the mean of its tables for height and width."""
+        self.rel_pos_d.copy_((self.rel_pos_h + self.rel_pos_w) / 2)
+        self.rel_pos_gain.fill_(1.0)
 
     def forward(self, x: Tensor, window_size: int, *, shift: bool) -> Tensor:
         """Attend inside the windows.

@@ -1,1 +1,1 @@
-"""3DSAM-adapter (arXiv 2306.13465)."""
+"""3DSAM-adapter: SAM's image encoder lifted to 3D, a prompt head for clicks, a decoder for volumes."""

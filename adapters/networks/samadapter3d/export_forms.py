@@ -84,7 +84,7 @@ class ScriptForm(nn.Module):
         self.decoder = decoder
 
     def forward(self, image: Tensor, clicks: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        """Logits of a crop; arguments as for `SAMAdapter3D.forward`, for one item."""
+        """Logits (1, 2, D, H, W) of a crop; clicks and labels as for `DecoderForm`, all on the lesion without labels."""
         context, deepest = self.encoder(image)
         if clicks is None:
             clicks = image.new_zeros([1, 0, 3])
@@ -96,7 +96,7 @@ class ScriptForm(nn.Module):
 def example_inputs(network: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
     """What to record a network with: an image (1, 1, D, D, D) of its crop size, clicks (1, 3, 3) and labels (1, 3)."""
     encoder, _, _ = _parts(network)
-    side = encoder.depth_embed.shape[1] * encoder.voxels_per_token
+    side = encoder.crop_depth
     weights = encoder.depth_embed
     image = torch.linspace(-1.0, 1.0, side**3, device=weights.device, dtype=weights.dtype).view(1, 1, side, side, side)
     clicks = torch.tensor([[[0.25, 0.5, 0.75], [0.5, 0.5, 0.5], [0.0, 0.25, 0.5]]]).to(image) * side

@@ -1,131 +1,33 @@
-"""SAM's image encoder lifted to 3D, with spatial adapters (3DSAM-adapter, section 3.2)."""
+"""SAM's image encoder lifted to 3D (3DSAM-adapter, section 3.2)."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from adapters.networks.arguments import KeepsArguments
+from adapters.networks.backbones import Backbone
 from adapters.networks.layers.attention import WindowAttention3D, chunk_on
+from adapters.networks.layers.mlp import Mlp
+from adapters.networks.layers.patches import PatchEmbedding3D
 from adapters.networks.layers.tracing import recorded
-from adapters.networks.backbones import Variant, get_variant
+from adapters.networks.roles import Role
+from adapters.networks.samadapter3d.sizes import LEVELS, Sizes, get_sizes
+from adapters.networks.tuning import BlockPlace, BlockTuning, build_tuning
 
-__all__ = ["ImageEncoder3D", "SpatialAdapter", "build_image_encoder", "enlargement_matrix"]
+__all__ = ["Block3D", "ImageEncoder3D", "Neck", "build_image_encoder"]
 
 logger = logging.getLogger(__name__)
 
-PATCH = 16  # side of SAM's patches in the enlarged volume
-LEVELS = 4  # as published
-
-
-def enlargement_matrix(enlargement: int, *, patch: int = PATCH) -> Tensor:
-    """Linear interpolation of one patch of an enlarged axis, as a matrix.
-
-    Enlarging an axis ``enlargement`` times (linear, voxel centres at +0.5, edges replicated) makes each run of
-    ``patch`` samples a linear function of ``patch // enlargement + 2`` voxels of the original.
-
-    Args:
-        enlargement: 1, 2, 4, 8 or 16.
-        patch: samples of the enlarged axis in one patch.
-
-    Returns:
-        (patch, patch // enlargement + 2); column 0 is the voxel before the patch's first one.
-    """
-    source = (torch.arange(patch, dtype=torch.float64) + 0.5) / enlargement - 0.5 + 1.0
-    low = source.floor()
-    matrix = torch.zeros(patch, patch // enlargement + 2, dtype=torch.float64)
-    rows = torch.arange(patch)
-    matrix[rows, low.long()] = 1.0 - (source - low)
-    matrix[rows, low.long() + 1] += source - low
-    return matrix
-
-
-class PatchEmbedding3D(nn.Module):
-    """Patches of the enlarged volume, embedded without enlarging it.
-
-    The published network enlarges the crop (trilinear), repeats it to three channels, applies SAM's 16x16
-    convolution in the plane and a depthwise convolution of length 16 along depth. All of that is one linear map
-    of a few voxels of the crop: a convolution with stride ``16 / enlargement`` whose kernel is folded here from the
-    original weights (which stay the parameters, so checkpoints and gradients are those of the published form).
-
-    Args:
-        embed_dim: width of the tokens.
-        enlargement: how many times the published form enlarges the crop: 4, or 2 in automatic mode.
-
-    Raises:
-        ValueError: if the enlargement is none of 1, 2, 4, 8.
-    """
-
-    interpolation: Tensor
-
-    def __init__(self, embed_dim: int, *, enlargement: int = 4) -> None:
-        super().__init__()
-        if enlargement not in (1, 2, 4, 8):
-            raise ValueError(f"enlargement={enlargement}: expected 1, 2, 4 or 8, a divisor of SAM's patch of {PATCH}.")
-        self.stride = PATCH // enlargement
-        self.plane = nn.Conv2d(3, embed_dim, PATCH, PATCH)
-        self.depth_weight = nn.Parameter(torch.full((embed_dim, PATCH), 1.0 / PATCH))
-        self.depth_bias = nn.Parameter(torch.zeros(embed_dim))
-        self.register_buffer("interpolation", enlargement_matrix(enlargement).float(), persistent=False)
-
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """Kernel (embed_dim, 1, k, k, k) with k = 16 / enlargement + 2, and bias (embed_dim,)."""
-        plane = self.interpolation.t() @ self.plane.weight.sum(1) @ self.interpolation
-        depth = self.depth_weight @ self.interpolation
-        kernel = depth[:, :, None, None] * plane[:, None]
-        plane_bias: Tensor = self.plane.bias  # type: ignore[assignment]  # made with one above
-        bias = plane_bias * self.depth_weight.sum(1) + self.depth_bias
-        return kernel[:, None], bias
-
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 1, D, H, W) image to (B, D/s, H/s, W/s, C) tokens, s = 16 / enlargement."""
-        kernel, bias = self.folded()
-        padded = F.pad(image, (1,) * 6, mode="replicate")
-        return F.conv3d(padded, kernel.to(image.dtype), bias.to(image.dtype), stride=self.stride).permute(0, 2, 3, 4, 1)
-
-
-class SpatialAdapter(nn.Module):
-    """Bottleneck with a depthwise 3x3x3 convolution, added to its input (3DSAM-adapter, figure 2).
-
-    Args:
-        dim: width of the tokens.
-        hidden: width of the bottleneck.
-    """
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.down = nn.Linear(dim, hidden)
-        self.conv = nn.Conv3d(hidden, hidden, 3, padding=1, groups=hidden)
-        self.up = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D, H, W, C) to the same shape."""
-        y = F.relu(self.down(x), inplace=True)
-        y = F.relu(self.conv(y.permute(0, 4, 1, 2, 3)), inplace=True).permute(0, 2, 3, 4, 1)
-        return x + F.relu(self.up(y), inplace=True)
-
-
-class Mlp(nn.Module):
-    """SAM's two-layer perceptron."""
-
-    def __init__(self, dim: int, hidden: int, activation: type[nn.Module] = nn.GELU) -> None:
-        super().__init__()
-        self.lin1 = nn.Linear(dim, hidden)
-        self.lin2 = nn.Linear(hidden, dim)
-        self.activation = activation()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) to (..., C)."""
-        return self.lin2(self.activation(self.lin1(x)))
-
 
 class Block3D(nn.Module):
-    """Spatial adapter, then SAM's transformer block with windowed 3D attention.
+    """SAM's transformer block with windowed 3D attention, and a method of tuning in its slots.
 
     Args:
         dim: width of the tokens.
@@ -133,31 +35,56 @@ class Block3D(nn.Module):
         table_length: rows of the relative-position tables.
         window_size: side of the cubic windows, in tokens.
         shift: whether the windows are shifted by half their side.
+        tuning: what sits in the slots.
     """
 
+    parameter_roles: ClassVar[dict[str, Role]] = {"adapter": "new", "norm1": "tuned", "norm2": "tuned"}
     token_chunk = 1024  # tokens that pass the MLP at once on a CPU where no gradient is needed
 
-    def __init__(self, dim: int, num_heads: int, table_length: int, *, window_size: int, shift: bool) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, table_length: int, *, window_size: int, shift: bool, tuning: BlockTuning
+    ) -> None:
         super().__init__()
         self.window_size = window_size
         self.shift = shift
-        self.adapter = SpatialAdapter(dim, dim // 2)
+        self.adapter = tuning
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = WindowAttention3D(dim, num_heads, table_length)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, 4 * dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, D, H, W, C) to the same shape."""
-        x = self.adapter(x)
+    def initialise(self) -> None:
+        """Set the starting values: SAM's for its own linear layers, the method's for its own."""
+        self.adapter.initialise()
+        for linear in (self.attn.qkv, self.attn.proj, self.mlp.lin1, self.mlp.lin2):
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, carried: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, D, H, W, C) to the same shape; `carried` goes from block to block, see `BlockTuning`."""
+        block_input, x = x, self.adapter.before_attention(x)
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or recorded():
-            x = x + self.attn(self.norm1(x), self.window_size, shift=self.shift)
-            return x + self.mlp(self.norm2(x))
-        x = x.contiguous()
-        self.attn.add_to(x, self.norm1, self.window_size, shift=self.shift)
-        for tokens in x.view(-1, x.shape[-1]).split(chunk_on(x.device, self.token_chunk)):
-            tokens.add_(self.mlp(self.norm2(tokens)))
-        return x
+            x = x + self._attention(x)
+            x = x + self._mlp(self.norm2(x))
+            return self.adapter.after_block(x, carried)
+        x = x.clone() if x is block_input else x.contiguous()
+        if self.adapter.fills("after_attention"):
+            x += self._attention(x)
+        else:
+            self.attn.add_to(x, self.norm1, self.window_size, shift=self.shift)
+        if self.adapter.fills("after_mlp") or self.adapter.fills("beside_mlp"):
+            x += self._mlp(self.norm2(x))
+        else:
+            for tokens in x.view(-1, x.shape[-1]).split(chunk_on(x.device, self.token_chunk)):
+                tokens.add_(self.mlp(self.norm2(tokens)))
+        return self.adapter.after_block(x, carried)
+
+    def _attention(self, x: Tensor) -> Tensor:
+        return self.adapter.after_attention(self.attn(self.norm1(x), self.window_size, shift=self.shift))
+
+    def _mlp(self, n: Tensor) -> Tensor:
+        y, beside = self.adapter.after_mlp(self.mlp(n)), self.adapter.beside_mlp(n)
+        return y if beside is None else y + beside
 
 
 class Neck(nn.Module):
@@ -176,7 +103,7 @@ class Neck(nn.Module):
         return self.norm2(self.conv(y).permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
 
-class ImageEncoder3D(nn.Module):
+class ImageEncoder3D(KeepsArguments):
     """SAM's ViT over the patches of a volume, with several feature levels (3DSAM-adapter, section 3.2).
 
     Args:
@@ -194,11 +121,16 @@ class ImageEncoder3D(nn.Module):
         recompute: whether the activations inside each block are computed again for its gradients instead of kept:
             the same gradients in less memory and more time. Nothing changes where no gradients are needed.
         levels: feature levels, each after an equal part of the blocks; published are 4.
+        tuning: method in the blocks' slots, a key in `adapters.networks.tuning.TUNING`.
+        tuning_arguments: further arguments of the method.
 
     Raises:
-        ValueError: if the depth is no multiple of the levels, there is no level, or the crop does not fit the
-            patches.
+        ValueError: if the depth is no multiple of the levels, there is no level, the crop does not fit the patches,
+            or the method is unknown.
     """
+
+    free_arguments = frozenset({"recompute"})
+    parameter_roles: ClassVar[dict[str, Role]] = {"": "sam", "depth_embed": "depth", "necks": "new"}
 
     def __init__(
         self,
@@ -215,6 +147,8 @@ class ImageEncoder3D(nn.Module):
         enlargement: int = 4,
         recompute: bool = False,
         levels: int = LEVELS,
+        tuning: str = "spatial",
+        tuning_arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if levels < 1:
@@ -231,6 +165,7 @@ class ImageEncoder3D(nn.Module):
         self.window_size = window_size
         self.patch_embed = PatchEmbedding3D(embed_dim, enlargement=enlargement)
         grid = self.token_grid((crop_size,) * 3 if isinstance(crop_size, int) else tuple(crop_size))
+        part = depth // levels
         self.pos_embed = nn.Parameter(torch.zeros(1, table_size, table_size, embed_dim))
         self.depth_embed = nn.Parameter(torch.ones(1, grid[0], embed_dim))
         self.blocks = nn.ModuleList(
@@ -240,23 +175,46 @@ class ImageEncoder3D(nn.Module):
                 2 * (table_size if i in global_blocks else sam_window) - 1,
                 window_size=window_size,
                 shift=i % 2 == 0,
+                tuning=build_tuning(
+                    tuning, BlockPlace(embed_dim, i, (i + 1) % part == 0, grid), **(tuning_arguments or {})
+                ),
             )
             for i in range(depth)
         )
         self.necks = nn.ModuleList(Neck(embed_dim, out_channels) for _ in range(levels))
-        self._initialise()
-
-    def _initialise(self) -> None:
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            block.initialise()  # type: ignore[operator]  # a Block3D
+
+    def stored_arguments(self) -> dict[str, Any]:
+        """As `KeepsArguments`, with one form for all that make the same encoder.
+
+        Of the crop the depth alone leaves a trace, in the depth table. Where all tables are of one length, no block is
+        a global one.
+        """
+        arguments = super().stored_arguments()
+        long = [i for i in range(len(self.blocks)) if i in arguments["global_blocks"]]
+        if arguments["sam_window"] == arguments["table_size"] or len(long) == len(self.blocks):
+            long, arguments["sam_window"] = [], arguments["table_size"]
+        return {**arguments, "global_blocks": long, "crop_size": self.crop_depth}
 
     @property
     def voxels_per_token(self) -> int:
         """Side of the cube of crop voxels behind each token."""
         return self.patch_embed.stride
+
+    @property
+    def crop_depth(self) -> int:
+        """Voxels along depth that the depth table is made for."""
+        return self.depth_embed.shape[1] * self.voxels_per_token
+
+    @torch.no_grad()
+    def start_depth(self) -> None:
+        """Set what SAM lacks along depth, here and in patches and blocks, from its own values."""
+        self.depth_embed.fill_(1.0)
+        self.patch_embed.start_depth()
+        for block in self.blocks:
+            block.attn.start_depth()  # type: ignore[union-attr, operator]  # a Block3D
 
     def token_grid(self, shape: Sequence[int]) -> tuple[int, int, int]:
         """Tokens along depth, height and width of a crop.
@@ -293,6 +251,9 @@ class ImageEncoder3D(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Encode a crop.
 
+        Under autocast the tokens stay in the image's type from block to block, so that what the blocks add to them
+        is not rounded again and again.
+
         Args:
             image: (B, 1, D, H, W), float, normalised.
 
@@ -316,22 +277,30 @@ class ImageEncoder3D(nn.Module):
             )
         x = self.patch_embed(image)
         x = x + self.positions(grid).to(x.dtype)
-        levels = []
+        levels: list[Tensor] = []
+        carried: Tensor | None = None
         part = len(self.blocks) // len(self.necks)
         for i, block in enumerate(self.blocks):
-            x = checkpoint(block, x, use_reentrant=False) if self.recompute and torch.is_grad_enabled() else block(x)
+            if self.recompute and torch.is_grad_enabled():
+                x, carried = checkpoint(block, x, carried, use_reentrant=False)
+            else:
+                x, carried = block(x, carried)
             if (i + 1) % part == 0:
                 levels.append(self.necks[i // part](x))
         return tuple(levels)
 
 
 def build_image_encoder(
-    variant: str | Variant = "vit_b", *, crop_size: int | Sequence[int] = 128, enlargement: int = 4, **overrides: Any
+    variant: str | Backbone | Sizes = "vit_b",
+    *,
+    crop_size: int | Sequence[int] = 128,
+    enlargement: int = 4,
+    **overrides: Any,
 ) -> ImageEncoder3D:
     """Image encoder of a variant; for configs.
 
     Args:
-        variant: name in `adapters.networks.VARIANTS`, or a `Variant`.
+        variant: name in `adapters.networks.BACKBONES`, or sizes.
         crop_size: side of the training crops, in voxels (one number or depth, height, width).
         enlargement: 4 as published, 2 in the published automatic mode.
         **overrides: other arguments of `ImageEncoder3D`, in place of the variant's.
@@ -339,16 +308,7 @@ def build_image_encoder(
     Raises:
         ValueError: if the variant is unknown or the crop does not fit the patches.
     """
-    v = get_variant(variant)
-    sizes: dict[str, Any] = {
-        "embed_dim": v.embed_dim,
-        "depth": v.depth,
-        "num_heads": v.num_heads,
-        "out_channels": v.out_channels,
-        "table_size": v.table_size,
-        "sam_window": v.sam_window,
-        "global_blocks": v.global_blocks,
-        "window_size": v.window_size,
-        "levels": v.levels,
-    }
-    return ImageEncoder3D(**{**sizes, "crop_size": crop_size, "enlargement": enlargement, **overrides})
+    sizes = get_sizes(variant)
+    own = {"out_channels": sizes.out_channels, "window_size": sizes.window_size, "levels": sizes.levels}
+    arguments = {**sizes.backbone.sizes, **own, "crop_size": crop_size, "enlargement": enlargement, **overrides}
+    return ImageEncoder3D(**arguments)

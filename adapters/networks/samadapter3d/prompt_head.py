@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adapters.networks.samadapter3d.image_encoder import Mlp
+from adapters.networks.arguments import KeepsArguments
+from adapters.networks.backbones import Backbone
+from adapters.networks.layers.mlp import Mlp
+from adapters.networks.layers.points import sample_feature
 from adapters.networks.layers.tracing import recorded
-from adapters.networks.backbones import Variant, get_variant
+from adapters.networks.roles import Role
+from adapters.networks.samadapter3d.sizes import Sizes, get_sizes
 
-__all__ = ["PointSamplerHead", "build_prompt_head", "sample_feature"]
+__all__ = ["PointSamplerHead", "build_prompt_head"]
 
 DEEPEST = 4
 """Number of the deepest feature level."""
-
-
-def sample_feature(feature: Tensor, clicks: Tensor, crop_shape: Sequence[int]) -> Tensor:
-    """Trilinear samples of a feature map at clicks.
-
-    Args:
-        feature: (B, C, d, h, w), covering the whole crop.
-        clicks: (B, N, 3) voxel coordinates in the crop, order depth, height, width, centres at integers.
-        crop_shape: voxels of the crop along depth, height and width.
-
-    Returns:
-        (B, N, C).
-    """
-    size = torch.as_tensor(crop_shape, dtype=feature.dtype, device=feature.device)
-    grid = (2.0 * (clicks.to(feature.dtype) + 0.5) / size - 1.0).flip(-1)[:, :, None, None]  # x, y, z for grid_sample
-    return F.grid_sample(feature, grid, mode="bilinear", align_corners=False)[:, :, :, 0, 0].transpose(1, 2)
 
 
 class _Attention(nn.Module):
@@ -85,7 +73,7 @@ class _PromptLayer(nn.Module):
         return tokens, clicks
 
 
-class PointSamplerHead(nn.Module):
+class PointSamplerHead(KeepsArguments):
     """Prompts a feature level, as published the deepest one, with clicks.
 
     Each click is represented by the image feature at its place, not by its position, so clicks of any number
@@ -106,6 +94,8 @@ class PointSamplerHead(nn.Module):
     Raises:
         ValueError: if the heads do not divide half the width, or the levels are not 4 and any of 1, 2, 3.
     """
+
+    parameter_roles: ClassVar[dict[str, Role]] = {"label_embed": "added", "shallower": "ablation"}
 
     def __init__(
         self,
@@ -138,6 +128,10 @@ class PointSamplerHead(nn.Module):
             }
         )
 
+    def stored_arguments(self) -> dict[str, Any]:
+        """As `KeepsArguments`, with the prompted levels in order."""
+        return {**super().stored_arguments(), "prompt_levels": [*map(int, self.shallower), DEEPEST]}
+
     def forward(self, feature: Tensor, clicks: Tensor, labels: Tensor, crop_shape: Sequence[int]) -> Tensor:
         """Prompt one level.
 
@@ -161,16 +155,17 @@ class PointSamplerHead(nn.Module):
         return torch.where(valid.any(dim=1)[:, None, None, None, None], prompted, feature)
 
 
-def build_prompt_head(variant: str | Variant = "vit_b", **overrides: Any) -> PointSamplerHead:
+def build_prompt_head(variant: str | Backbone | Sizes = "vit_b", **overrides: Any) -> PointSamplerHead:
     """Prompt head of a variant; for configs.
 
     Args:
-        variant: name in `adapters.networks.VARIANTS`, or a `Variant`.
+        variant: name in `adapters.networks.BACKBONES`, or sizes.
         **overrides: other arguments of `PointSamplerHead`, in place of the variant's.
 
     Raises:
         ValueError: if the variant is unknown.
     """
-    v = get_variant(variant)
-    sizes: dict[str, Any] = {"dim": v.out_channels, "num_heads": v.prompt_heads, "mlp_dim": v.prompt_mlp_dim}
-    return PointSamplerHead(**{**sizes, **overrides})
+    sizes = get_sizes(variant)
+    own = {"dim": sizes.out_channels, "num_heads": sizes.prompt_heads, "mlp_dim": sizes.prompt_mlp_dim}
+    arguments: dict[str, Any] = {**own, **overrides}
+    return PointSamplerHead(**arguments)

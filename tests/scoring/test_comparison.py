@@ -1,46 +1,20 @@
-"""The files of scores, which cases are shown, and the comparison of methods."""
+"""Several methods in one table, and which cannot be compared."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
+from score_rows import PLAIN, rows_of, write_runs
 
 from adapters import cli
-from adapters.scoring.report import CasePicture, compare, write_scores
-
-
-def rows_of(values: dict[tuple[str, int], float], cases: str = "ab") -> list[dict]:
-    return [
-        {
-            "case": name,
-            "seed": seed,
-            "policy": policy,
-            "clicks": clicks,
-            "dice": dice + 0.02 * seed * (policy != "automatic"),
-            "nsd": 0.9,
-            "seconds": 1.0,
-            "lesion_ml": 1.0,
-        }
-        for name in cases
-        for seed in range(2)
-        for (policy, clicks), dice in values.items()
-    ]
-
-
-OURS = {("automatic", 0): 0.5, ("random", 1): 0.6, ("random", 3): 0.7, ("iterative", 1): 0.65, ("iterative", 2): 0.75}
-PLAIN = {("automatic", 0): 0.7}
+from adapters.scoring.comparison import compare
+from adapters.scoring.score_files import write_scores
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> dict[str, Path]:
-    folders = {}
-    for name, values in (("ours", OURS), ("SegResNet", PLAIN)):
-        folders[name] = tmp_path / name
-        folders[name].mkdir()
-        write_scores(folders[name], rows_of(values), method=name, tolerance=5.0)
-    return folders
+    return write_runs(tmp_path)
 
 
 def test_comparison(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -113,45 +87,3 @@ def test_only_like_is_compared(
     write_scores(runs["SegResNet"], rows_of(PLAIN, cases), method="x", tolerance=tolerance)
     with pytest.raises(ValueError, match=message):
         compare(runs, tmp_path / "card")
-
-
-def test_no_scores_write_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the evaluator has seen no case"):
-        write_scores(tmp_path, [], method="x", tolerance=5.0)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_failed_write_leaves_the_old_file(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {path.name: path.read_bytes() for path in runs["ours"].iterdir()}
-
-    def full(*_: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OSError, match="disk full"):
-        write_scores(runs["ours"], rows_of(PLAIN), method="x", tolerance=5.0)
-    assert {path.name: path.read_bytes() for path in runs["ours"].iterdir()} == before
-
-
-PICTURES = [
-    CasePicture(name, "random", 1, dice, name.encode()) for name, dice in zip("pqrst", (3, 1, 5, 2, 4), strict=True)
-]
-
-
-@pytest.mark.parametrize(
-    ("number", "expected"),
-    [
-        (5, {"best": "r", "median": "p", "worst": "q"}),
-        (4, {"best": "r", "median": "s", "worst": "q"}),
-        (2, {"best": "p", "worst": "q"}),
-        (1, {"best": "p"}),
-        (0, {}),
-    ],
-)
-def test_best_median_and_worst_case(number: int, expected: dict[str, str], tmp_path: Path) -> None:
-    write_scores(tmp_path, rows_of(PLAIN), method="x", tolerance=5.0, pictures=PICTURES)
-    write_scores(tmp_path, rows_of(PLAIN), method="x", tolerance=5.0, pictures=PICTURES[:number])
-    written = {path.stem: path.read_text() for path in tmp_path.glob("*.png") if path.stem not in {"curve", "boxes"}}
-    assert written == expected
-    listed = json.loads((tmp_path / "summary.json").read_text())["pictures"]
-    assert {picture["rank"]: picture["case"] for picture in listed} == expected

@@ -1,6 +1,6 @@
 """Where the time of one click goes: tables to read, and a picture of the library's form below the literal one.
 
-    .venv/bin/python docs/pictures/where_time_goes.py --variant tiny --crop_size 64 --picture tiny.png
+    python -m tests.benchmarks.where_time_goes --variant tiny --crop_size 64 --picture tiny.png
 
 Each form is measured once, and the floor too, in processes of their own. `vit_b` at 128 takes about five minutes and
 9 GB. `--output` keeps what was measured, `--measured` draws it again.
@@ -20,9 +20,9 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from tests.benchmarks.profile import KINDS
-from tests.benchmarks.sections import in_fresh_process, processor
-from tests.benchmarks.table import Row
+from tests.benchmarks.common import in_fresh_process
+from tests.benchmarks.profile import KINDS, measure_floor, measure_profile
+from tests.benchmarks.sections import processor
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -60,11 +60,11 @@ ROW = 27  # points of a row's height
 def measure_all(variant: str, crop_size: int) -> dict[str, Any]:
     """Both forms and the floor."""
     size = {"variant": variant, "crop_size": crop_size}
-    rows = [*(Row(form, "profile", {"form": form, **size}) for form in FORMS), Row("floor", "floor", size)]
     return {
         "machine": f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         **size,
-        **{row.title: in_fresh_process(row) for row in rows},
+        **{form: in_fresh_process(measure_profile, {"form": form, **size}) for form in FORMS},
+        "floor": in_fresh_process(measure_floor, size),
     }
 
 
@@ -80,9 +80,9 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def tables(found: dict[str, Any]) -> str:
+def tables(measured: dict[str, Any]) -> str:
     """Seconds by kind and by part, operations, and the floor."""
-    literal, fast, floor = found["literal"], found["fast"], found["floor"]
+    literal, fast, floor = measured["literal"], measured["fast"], measured["floor"]
     wholes = [literal["seconds"], fast["seconds"]]
 
     def row(name: str, seconds: list[float]) -> list[str]:
@@ -92,7 +92,7 @@ def tables(found: dict[str, Any]) -> str:
         ]
 
     kinds = [row(kind, [form["kinds"][kind] for form in (literal, fast)]) for kind in KINDS]
-    seconds = {form: {name: s for _, name, s in flat(found[form]["tree"])} for form in FORMS}
+    seconds = {form: {name: s for _, name, s in flat(measured[form]["tree"])} for form in FORMS}
     parts = [
         row("&nbsp;" * 3 * depth + name, [seconds[form].get(name, 0.0) for form in FORMS])
         for depth, name, _ in flat(fast["tree"])
@@ -106,20 +106,20 @@ def tables(found: dict[str, Any]) -> str:
     ]
     sums = [f"{sum(sum(kinds.values()) for kinds in counts[form].values()) / 1e9:.1f}" for form in FORMS]
     rates = [[library, f"{rate:.0f}"] for library, rate in floor["gflop_per_s"].items()]
-    names = {"encoder": seconds, "click": {form: {"click": found[form]["seconds"]} for form in FORMS}}
+    names = {"encoder": seconds, "click": {form: {"click": measured[form]["seconds"]} for form in FORMS}}
     floors = []
     for whole, of_forms in names.items():
         least = floor["floor_s"][whole]
         for what, s in (("linear layers", least["linear layers"]), ("all products", sum(least.values()))):
             times = [f"{of_forms[form][whole] / s:.2f}" for form in FORMS]
             floors.append([f"{whole}: {what}", f"{s:.1f}", *times])
-    said = (
-        f"{found['machine']}; {found['variant']}, crop {found['crop_size']}, float32, one run of each form. "
+    head_line = (
+        f"{measured['machine']}; {measured['variant']}, crop {measured['crop_size']}, float32, one run of each form. "
         f"On average literal had {literal['cores']:.1f} cores, fast {fast['cores']:.1f}."
     )
     return "\n\n".join(
         [
-            said,
+            head_line,
             table(["kind of operation", *head], [*kinds, row("all", wholes)]),
             table(["part", *head], parts),
             table(["part", "products", "literal (GFLOP)", "fast (GFLOP)"], [*products, ["all", "", *sums]]),
@@ -167,26 +167,26 @@ def draw_tree(axes: Axes, tree: dict[str, Any], scale: float, left: float = 0.0,
         left += seconds
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
+def draw(measured: dict[str, Any], path: Path) -> None:
     """Both forms on one scale of time, and the floor."""
-    scale = max(found[form]["seconds"] for form in FORMS) * 1.005
+    scale = max(measured[form]["seconds"] for form in FORMS) * 1.005
     figure, panels = plt.subplots(
         3, 1, figsize=(WIDTH + 0.6, 7.4), sharex=True, height_ratios=(6, 6, 1.2), layout="constrained"
     )
     for axes, form in zip(panels, FORMS, strict=False):
-        draw_tree(axes, found[form]["tree"], scale)
-        axes.set_title(f"{TITLES[form]}, {found[form]['seconds']:.1f} s", fontsize=10, loc="left")
+        draw_tree(axes, measured[form]["tree"], scale)
+        axes.set_title(f"{TITLES[form]}, {measured[form]['seconds']:.1f} s", fontsize=10, loc="left")
         axes.set_ylim(DEPTH + 2, 0)
     left = 0.0
-    floor = found["floor"]["floor_s"]["click"]
+    floor = measured["floor"]["floor_s"]["click"]
     for kind, seconds in floor.items():
         box(panels[2], left, seconds, (0, 1.2), f"{kind} ({seconds:.1f} s)", COLOURS[kind], scale)
         left += seconds
-    rate = found["floor"]["gflop_per_s"]["best"]
+    rate = measured["floor"]["gflop_per_s"]["best"]
     panels[2].set_title(f"floor: the products alone at {rate:.0f} GFLOP/s, {left:.1f} s", fontsize=10, loc="left")
     panels[2].set_ylim(1.2, 0)
     panels[2].set_xlabel(
-        f"seconds ({found['variant']}, crop {found['crop_size']}, float32; {found['machine']})", fontsize=9
+        f"seconds ({measured['variant']}, crop {measured['crop_size']}, float32; {measured['machine']})", fontsize=9
     )
     for axes in panels:
         axes.set_xlim(0, scale)
@@ -203,8 +203,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def main() -> None:
-    """Measure, write the tables, draw."""
+def options() -> argparse.ArgumentParser:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", default="vit_b")
     parser.add_argument("--crop_size", type=int, default=128)
@@ -214,21 +214,26 @@ def main() -> None:
     parser.add_argument(
         "--page", type=Path, help="a page that gets the tables between its lines " + BEGIN + " and " + END
     )
-    options = parser.parse_args()
-    if options.measured:
-        found = json.loads(options.measured.read_text(encoding="utf-8"))
+    return parser
+
+
+def main() -> None:
+    """Measure, write the tables, draw."""
+    given = options().parse_args()
+    if given.measured:
+        measured = json.loads(given.measured.read_text(encoding="utf-8"))
     else:
-        found = measure_all(options.variant, options.crop_size)
-    if options.output:
-        options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(tables(found) + "\n")
-    if options.page:
-        text = options.page.read_text(encoding="utf-8")
+        measured = measure_all(given.variant, given.crop_size)
+    if given.output:
+        given.output.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(tables(measured) + "\n")
+    if given.page:
+        text = given.page.read_text(encoding="utf-8")
         before, _, rest = text.partition(BEGIN)
         _, _, after = rest.partition(END)
-        options.page.write_text(f"{before}{BEGIN}\n\n{tables(found)}\n\n{END}{after}", encoding="utf-8")
-    if options.picture:
-        draw(found, options.picture)
+        given.page.write_text(f"{before}{BEGIN}\n\n{tables(measured)}\n\n{END}{after}", encoding="utf-8")
+    if given.picture:
+        draw(measured, given.picture)
 
 
 if __name__ == "__main__":

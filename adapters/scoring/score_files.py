@@ -1,0 +1,127 @@
+"""The files of an evaluation: what is written into its folder, and its summary read again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from adapters.files import write_whole
+
+from .figures import CasePicture, box_figure, curve_figure, png
+from .page import as_markdown
+from .published_figures import check_task
+from .summaries import STRATA_ML, Row, by_lesion, case_rows, interaction, strata, summarise
+from .tables import about_run, score_sections
+
+RANKS = ("best", "median", "worst")
+
+
+def write_scores(
+    folder: str | Path,
+    rows: Sequence[Row],
+    *,
+    method: str,
+    tolerance: float,
+    lesions: Sequence[Row] = (),
+    about: Sequence[Mapping[str, Any]] = (),
+    pictures: Sequence[CasePicture] = (),
+    task: str | None = None,
+    strata_ml: Sequence[float] = STRATA_ML,
+) -> None:
+    """Write the scores as `ScoreWriter` lists them, each file whole or not at all.
+
+    Args:
+        folder: an existing folder.
+        rows: the scores of single predictions.
+        method: what was scored, for headings.
+        tolerance: mm, of the normalised surface Dice.
+        lesions: the scores of single lesions, of cases that have several.
+        about: for each case ``case``, ``lesions`` (how many), ``peak_mib`` and ``device`` (``cpu`` or ``cuda``).
+        pictures: of cases; those with the best, the median and the worst Dice are written.
+        task: whose published figures to put beside (kidney, pancreas, liver, colon); None: none.
+        strata_ml: millilitres of lesion at which one stratum of cases ends and the next begins.
+
+    Raises:
+        ValueError: there are no rows, an unknown task, strata that are not ascending.
+    """
+    if not rows:
+        raise ValueError("there are no scores to write: the evaluator has seen no case")
+    folder = Path(folder)
+    chosen = _ranked(pictures)
+    peaks = [entry["peak_mib"] for entry in about if entry.get("peak_mib") is not None]
+    listed = [
+        {"rank": rank, "file": f"{rank}.png"} | {key: value for key, value in asdict(picture).items() if key != "png"}
+        for rank, picture in chosen.items()
+    ]
+    summary = {
+        "method": method,
+        "tolerance_mm": tolerance,
+        "cases": sorted({row["case"] for row in rows}),
+        "seeds": len({row["seed"] for row in rows}),
+        "scores": summarise(rows),
+        "task": check_task(task),
+        "device": next((entry.get("device") for entry in about), None),
+        "peak_memory_mib": max(peaks, default=None),
+        "interaction": interaction(rows),
+        "strata": strata(rows, strata_ml),
+        "lesions": by_lesion(lesions),
+        "pictures": listed,
+    }
+    written: dict[str, str | bytes] = {
+        "scores.csv": _csv(rows),
+        "cases.csv": _csv(case_rows(rows, about, strata_ml)),
+        **({"lesions.csv": _csv(lesions)} if lesions else {}),
+        "summary.json": json.dumps(summary, indent=2) + "\n",
+        "scores.md": as_markdown(method, about_run(summary), score_sections(summary)),
+        "curve.png": png(curve_figure({method: summary})),
+        "boxes.png": png(box_figure({method: summary})),
+        **{f"{rank}.png": picture.png for rank, picture in chosen.items()},
+    }
+    for name, content in written.items():
+        write_whole(folder / name, content)
+    for name in {"lesions.csv", *(f"{rank}.png" for rank in RANKS)} - written.keys():
+        (folder / name).unlink(missing_ok=True)  # of an earlier run
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _ranked(pictures: Sequence[CasePicture]) -> dict[str, CasePicture]:
+    """Best, median (the lower of two) and worst by Dice; no case twice where there are fewer than three."""
+    ordered = sorted(pictures, key=lambda picture: (picture.dice, picture.case))
+    places = {"best": len(ordered) - 1, "worst": 0, "median": (len(ordered) - 1) // 2}
+    chosen: dict[str, CasePicture] = {}
+    for rank, place in places.items():
+        if ordered and ordered[place] not in chosen.values():
+            chosen[rank] = ordered[place]
+    return {rank: chosen[rank] for rank in RANKS if rank in chosen}
+
+
+def load_summary(folder: Path) -> dict[str, Any]:
+    """What summary.json of a folder with scores holds.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is not what `write_scores` writes.
+    """
+    path = folder / "summary.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: run the bundle's evaluation into {folder} first")
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error}): run the bundle's evaluation again") from None
+    expected = {"method", "tolerance_mm", "cases", "seeds", "scores"}
+    if not isinstance(summary, dict) or not expected <= summary.keys():
+        raise ValueError(f"{path} holds no scores, expected the keys {', '.join(sorted(expected))}")
+    return summary
