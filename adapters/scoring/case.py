@@ -13,22 +13,20 @@ from monai.data import MetaTensor
 from monai.utils import CommonKeys
 
 from adapters.metrics import Lesions, hd95, volume_scores
+from adapters.prompts import Prompts
 from adapters.transforms.datalist import entry_name
 
 from .figures import CasePicture, box_round, draw_case, png
 from .summaries import Row
 from .tables import caption
 
-Points = tuple[np.ndarray, np.ndarray]
-"""points (N, 3) in voxels of the image (order of its axes, centres at integers) and their labels (N,)."""
-NO_CLICKS: Points = (np.zeros((0, 3)), np.zeros(0, dtype=np.int64))
 MARGIN_MM = 30.0
 """Shown round the lesion, the prediction and the clicks in a case's picture."""
 
 
 @dataclass(frozen=True, eq=False)
 class ScoredCase:
-    """A case on its image's own grid: image (1, 1, D, H, W), truth (D, H, W) bool, affine (4, 4) from voxels to world.
+    """A case on its image's own grid: image (1, 1, D, H, W), truth (D, H, W) bool.
 
     ``spacing`` is in mm along the tensor's axes, ``lesion_ml`` in millilitres of the truth.
     """
@@ -36,7 +34,6 @@ class ScoredCase:
     name: str
     image: torch.Tensor
     truth: np.ndarray
-    affine: np.ndarray
     spacing: tuple[float, float, float]
     lesion_ml: float
     lesions: Lesions
@@ -62,7 +59,6 @@ class ScoredCase:
             name=_name(batch),
             image=image.to(device),
             truth=truth,
-            affine=affine,
             spacing=(i, j, k),
             lesion_ml=float(truth.sum() * i * j * k / 1000),
             lesions=Lesions(truth, (i, j, k), smallest_ml=smallest_lesion_ml),
@@ -82,15 +78,16 @@ def _name(batch: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """A predicted mask (D, H, W), its scores, those of each lesion (the largest first), and the clicks it came from.
+    """A predicted mask (D, H, W), its scores, those of each lesion (the largest first), and the prompts it came from.
 
-    ``lesions`` is empty where there is one at most. ``log_odds`` (1, 1, D, H, W) is None where no network was asked.
+    ``lesions`` is empty where there is one at most. The prompts are in voxels of the image. ``log_odds`` (1, 1, D, H, W)
+    is None where no network was asked.
     """
 
     mask: np.ndarray
     scores: Mapping[str, float]
     lesions: Sequence[Mapping[str, float]]
-    placed: Points = NO_CLICKS
+    prompts: Prompts = field(default_factory=Prompts)
     log_odds: torch.Tensor | None = None
 
     @classmethod
@@ -116,13 +113,13 @@ class ShownCase:
     image: np.ndarray
     truth: np.ndarray
     prediction: np.ndarray
-    placed: Points
+    prompts: Prompts
     spacing: tuple[float, float, float]
 
     @classmethod
     def cut_out(cls, case: ScoredCase, policy: str, clicks: int, prediction: Prediction) -> ShownCase:
         """Round the lesion, the prediction and the clicks; the whole image where there is none of them."""
-        points, labels = prediction.placed
+        points = prediction.prompts.points
         box = box_round(case.truth | prediction.mask, points, case.spacing, MARGIN_MM)
         return cls(
             case=case.name,
@@ -132,14 +129,14 @@ class ShownCase:
             image=case.image.as_subclass(torch.Tensor)[0, 0][box].float().cpu().numpy(),
             truth=case.truth[box].copy(),
             prediction=prediction.mask[box].copy(),
-            placed=(points - [side.start for side in box], labels),
+            prompts=Prompts(points - [side.start for side in box], prediction.prompts.labels),
             spacing=case.spacing,
         )
 
     def drawn(self) -> CasePicture:
         """As a picture."""
-        points, labels = self.placed
         title = caption(self.case, self.policy, self.clicks, self.dice)
+        points, labels = self.prompts.points, self.prompts.labels
         figure = draw_case(self.image, self.truth, self.prediction, points, self.spacing, labels=labels, title=title)
         return CasePicture(self.case, self.policy, self.clicks, self.dice, png(figure))
 
@@ -167,8 +164,8 @@ class CaseScores:
             }
         )
         if prediction.lesions:
-            points, labels = prediction.placed
-            clicked = np.bincount(case.lesions.under(points[labels == 1]), minlength=len(case.lesions) + 1)
+            under = case.lesions.under(prediction.prompts.on_lesion)
+            clicked = np.bincount(under, minlength=len(case.lesions) + 1)
             self.lesions += [
                 {**about, "lesion": number, "lesion_ml": ml, "clicked": int(clicked[number]), **lesion}
                 for number, (ml, lesion) in enumerate(zip(case.lesions.ml, prediction.lesions, strict=True), start=1)

@@ -18,7 +18,7 @@ import torch
 from adapters.process_memory import peak_mib, start_peak
 from adapters.prompts import ClickPolicy, Prompts
 
-from .case import NO_CLICKS, CaseScores, Points, Prediction, ScoredCase
+from .case import CaseScores, Prediction, ScoredCase
 from .summaries import AUTOMATIC, ITERATIVE
 
 logger = logging.getLogger(__name__)
@@ -168,21 +168,21 @@ class ScoringIteration:
     def _at_once(self, engine: Any, scores: CaseScores, seed: int, automatic: Prediction | None) -> None:
         case = scores.case
         for user, n in itertools.product(self.policies, filter(None, self.num_clicks)):
-            placed = user(case.truth, _generator(case.name, seed, user.name, n), n)
-            prediction = self._predict(engine, case, placed) if len(placed[0]) else automatic or self._empty(case)
+            prompts = user(case.truth, _generator(case.name, seed, user.name, n), n)
+            prediction = self._predict(engine, case, prompts) if len(prompts) else automatic or self._empty(case)
             scores.add(seed, user.name, n, prediction)
 
     def _round_by_round(self, engine: Any, scores: CaseScores, seed: int, automatic: Prediction | None) -> None:
         case = scores.case
         rng = _generator(case.name, seed, ITERATIVE, 0)
         user = ClickPolicy(ITERATIVE, {"jitter": self.jitter, "spacing": case.spacing})
-        points, labels = NO_CLICKS
+        prompts = Prompts(shape=case.truth.shape)
         last: Prediction | None = None
         for n in range(1, self.rounds + 1):
-            point, label = user(case.truth, rng, prediction=None if last is None else last.mask)
-            if len(point):
-                points, labels = np.concatenate([points, point]), np.concatenate([labels, label])
-                last = self._predict(engine, case, (points, labels), None if last is None else last.log_odds)
+            click = user(case.truth, rng, prediction=None if last is None else last.mask)
+            if len(click):
+                prompts = prompts.with_clicks(click.points, click.labels)
+                last = self._predict(engine, case, prompts, None if last is None else last.log_odds)
             elif last is None:
                 last = automatic or self._empty(case)
             else:
@@ -190,14 +190,12 @@ class ScoringIteration:
             scores.add(seed, ITERATIVE, n, last)
 
     def _predict(
-        self, engine: Any, case: ScoredCase, placed: Points = NO_CLICKS, mask: torch.Tensor | None = None
+        self, engine: Any, case: ScoredCase, prompts: Prompts | None = None, mask: torch.Tensor | None = None
     ) -> Prediction:
-        """Predict from the clicks placed so far and the log-odds (1, 1, D, H, W) of the round before."""
-        request: dict[str, Any] = {}
-        if self.clicks:
-            # no clicks are said so: None would let the inferer look for prompts in the image's meta
-            prompts = Prompts(*placed, frame="image", affine=case.affine, shape=case.truth.shape)
-            request = {"prompts": [prompts], "mask": mask}
+        """Predict from the prompts placed so far and the log-odds (1, 1, D, H, W) of the round before."""
+        # no prompt is said so: None would let the inferer look for prompts in the image's meta
+        prompts = prompts or Prompts(shape=case.truth.shape)
+        request = {"prompts": [prompts], "mask": mask} if self.clicks else {}
         _wait(case.image)
         start = time.perf_counter()
         with torch.autocast(case.image.device.type, **engine.amp_kwargs) if engine.amp else nullcontext():
@@ -212,7 +210,7 @@ class ScoringIteration:
         log_odds = log_odds.as_subclass(torch.Tensor)
         lesion = (log_odds[0, 0] > self._threshold_log_odds).cpu().numpy()
         return Prediction.score(
-            case, lesion, tolerance=self.tolerance, seconds=seconds, placed=placed, log_odds=log_odds
+            case, lesion, tolerance=self.tolerance, seconds=seconds, prompts=prompts, log_odds=log_odds
         )
 
     def _empty(self, case: ScoredCase) -> Prediction:

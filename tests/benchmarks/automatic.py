@@ -44,7 +44,7 @@ def measure_automatic(
     """A sliding window over a scan of noise, by a stand-in for the network that costs next to nothing.
 
     Args:
-        form: "fast" is the library's inferer in its compact form; "monai" resamples the whole scan, gives it to
+        form: "fast" is the library's inferer; "monai" resamples the whole scan, gives it to
             MONAI's sliding window, and resamples all logits back.
         shape: voxels of the scan, (D, H, W).
         crop_size: side of the windows, in voxels.
@@ -64,7 +64,7 @@ def measure_automatic(
     scan = torch.rand((1, *shape), generator=torch.Generator().manual_seed(0))
     affine = np.diag([*voxel, 1.0])
     network = _Brighter()
-    fast = AutomaticInferer(crop_size, spacing, overlap=_OVERLAP, mode="gaussian", compact=True)
+    fast = AutomaticInferer(crop_size, spacing, overlap=_OVERLAP, mode="gaussian")
     monai = SlidingWindowInferer(crop_size, overlap=_OVERLAP, mode="gaussian")
     with torch.inference_mode():
         baseline, _ = memory()

@@ -13,13 +13,12 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
-from monai.transforms import Compose
 from oracle import Oracle, as_mask, dice, ellipsoid
 
 from adapters.inferers import AutomaticInferer
 from adapters.inferers.automatic import infer_resampled
 from adapters.inferers.grid import Grid
-from adapters.transforms import LesionLogOddsd, ThresholdLesiond
+from adapters.transforms import ThresholdLesiond
 
 SIZES = [(60, 36, 50), (36, 50, 60), (16, 60, 20), (50, 61, 36), (20, 16, 23), (24, 24, 24)]
 
@@ -28,8 +27,11 @@ def conv(channels: int = 2) -> torch.nn.Module:
     return torch.nn.Conv3d(1, channels, 3, padding=1)
 
 
+HALF = {"atol": 1e-5, "rtol": 2**-11}  # rounded once to float16
+
+
 def expected(scan: torch.Tensor, spacing, voxel, network, **arguments) -> torch.Tensor:
-    """MONAI's sliding window over the whole resampled scan (1, D, H, W), resampled back."""
+    """MONAI's sliding window over the whole resampled scan (1, D, H, W), resampled back, as log-odds."""
     inferer = SlidingWindowInferer(24, **{"overlap": 0.5, "mode": "gaussian", "cval": float(scan.min()), **arguments})
     grid = Grid.of(scan.shape[1:], np.diag([*voxel, 1]), spacing and (spacing,) * 3)
     return infer_resampled(scan, grid, lambda resampled: inferer(resampled, network))
@@ -42,7 +44,9 @@ def test_is_the_sliding_window_at_the_scans_spacing(size, spacing):
     scan = torch.rand(2, 1, *size)
     network = conv()
     wanted = torch.stack([expected(item, None, (1, 1, 1), network) for item in scan])
-    torch.testing.assert_close(AutomaticInferer(24, spacing)(scan, network), wanted, atol=1e-6, rtol=1e-5)
+    found = AutomaticInferer(24, spacing)(scan, network)
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), wanted, **HALF)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -51,11 +55,11 @@ def test_is_the_sliding_window_at_the_scans_spacing(size, spacing):
 def test_is_the_sliding_window_over_the_resampled_scan(size, voxel):
     """Finer and coarser than the scan, with every axis the one along which windows come."""
     scan = torch.rand(1, 1, *size)
-    network = conv(3)
+    network = conv(1)
     inputs = MetaTensor(scan, affine=torch.diag(torch.tensor([*voxel, 1.0])))
     found = AutomaticInferer(24, 1.1, sw_batch_size=3)(inputs, network)
     wanted = expected(scan[0], 1.1, inputs.affine.diagonal()[:3].tolist(), network)
-    torch.testing.assert_close(found[0].as_tensor(), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[0].as_tensor().float(), wanted, **HALF)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +79,7 @@ def test_arguments_are_those_of_monai(size, arguments):
     network = conv()
     found = AutomaticInferer(24, pad_value=0.3, **arguments)(scan, network)
     wanted = expected(scan[0], None, (1, 1, 1), network, cval=0.3, **arguments)
-    torch.testing.assert_close(found[0], wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[0].float(), wanted, **HALF)
 
 
 def test_the_axis_is_the_one_that_keeps_fewest_sums():
@@ -88,7 +92,7 @@ def test_the_axis_is_the_one_that_keeps_fewest_sums():
 
 
 @torch.no_grad()
-def test_half_precision_logits_are_summed_in_float32():
+def test_half_precision_answers_are_summed_in_float32():
     scan = torch.rand(1, 1, 40, 30, 30)
     network = conv()
 
@@ -97,57 +101,44 @@ def test_half_precision_logits_are_summed_in_float32():
 
     found = AutomaticInferer(24)(scan, half)
     wanted = expected(scan[0], None, (1, 1, 1), lambda crop: half(crop).float())
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found[0], wanted, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found[0].float(), wanted, **HALF)
     assert (found[0] != found[0].bfloat16()).any()
 
 
 def test_no_gradients():
-    found = AutomaticInferer(8, compact=True)(torch.rand(1, 1, 20, 8, 8), conv())
+    found = AutomaticInferer(8)(torch.rand(1, 1, 20, 8, 8), conv())
     assert not found.requires_grad
 
 
-@pytest.mark.parametrize("spacing", [None, 1.0])
 @torch.no_grad()
-def test_compact(spacing):
-    """One channel in half precision: the log-odds of the lesion, rounded once."""
+def test_metadata_stay():
     scan = MetaTensor(torch.rand(2, 1, 40, 36, 50), affine=torch.diag(torch.tensor([1.5, 0.8, 0.9, 1.0])))
-    network = conv()
-    logits = AutomaticInferer(24, spacing)(scan, network).as_tensor()
-    found = AutomaticInferer(24, spacing, compact=True)(scan, network)
+    found = AutomaticInferer(24, 1.0)(scan, conv())
     assert isinstance(found, MetaTensor)
     assert torch.equal(found.affine, scan.affine)
-    assert found.dtype == torch.float16
-    wanted = logits[:, 1:] - logits[:, :1]
-    torch.testing.assert_close(found.as_tensor().float(), wanted, atol=1e-5, rtol=2**-11)
+    assert found.shape == (2, 1, 40, 36, 50)
 
 
 @torch.no_grad()
-def test_compact_stays_finite():
+def test_stays_finite():
     """Infinite log-odds would become no numbers when they are resampled."""
-    found = AutomaticInferer(8, compact=True)(torch.ones(1, 1, 8, 8, 8), lambda crop: torch.cat([-crop, crop], 1) * 1e6)
+    found = AutomaticInferer(8)(torch.ones(1, 1, 8, 8, 8), lambda crop: torch.cat([-crop, crop], 1) * 1e6)
     assert (found == torch.finfo(torch.float16).max).all()
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.5, 0.9])
 @torch.no_grad()
-def test_both_forms_give_the_same_mask(threshold):
+def test_the_mask_is_that_of_the_probabilities(threshold):
     ball = ellipsoid((60, 50, 50), (30, 24, 22), (14, 9, 11))
     scan = MetaTensor(ball + 0.05 * torch.randn(ball.shape), affine=torch.diag(torch.tensor([1.5, 0.8, 0.9, 1.0])))
-    finish = Compose([LesionLogOddsd("pred"), ThresholdLesiond("pred", threshold)])
-    logits = AutomaticInferer(24, 1.0)(scan, Oracle())[0]
-    plain, compact = (
-        finish({"pred": values})["pred"]
-        for values in (logits, AutomaticInferer(24, 1.0, compact=True)(scan, Oracle())[0])
-    )
-    assert compact.dtype == torch.uint8
-    probability = logits.softmax(dim=0)[1:]
-    assert torch.equal(plain, (probability > threshold).to(torch.uint8))
-    differ = (plain != compact).as_tensor()
+    mask = ThresholdLesiond("pred", threshold)({"pred": AutomaticInferer(24, 1.0)(scan, Oracle())[0]})["pred"]
+    assert mask.dtype == torch.uint8
+    probability = expected(scan.as_tensor()[0], 1.0, (1.5, 0.8, 0.9), Oracle()).sigmoid()
+    differ = (mask.as_tensor() > 0) != (probability > threshold)
     near = (probability - threshold).abs() < 2**-11  # half a step of float16 below 1
-    assert not (differ & ~near.as_tensor()).any()
+    assert not (differ & ~near).any()
     assert differ.sum() <= 3
-    assert plain.sum() > 1000
+    assert mask.sum() > 1000
 
 
 @pytest.mark.parametrize("batch", [1, 5])
@@ -205,12 +196,11 @@ def test_memory_is_as_stated_and_grows_by_two_bytes_a_voxel():
 @pytest.mark.parametrize("affine", [None, np.diag([1.0, 0.7, 0.7, 1.0])])
 def test_stated_memory(affine):
     """It has the sums, does not grow with the longest side, and does with the window."""
-    stated = AutomaticInferer(64, 1.0, compact=True).working_bytes((600, 512, 512), affine)
+    stated = AutomaticInferer(64, 1.0).working_bytes((600, 512, 512), affine)
     row = 512**2 if affine is None else 359**2
     assert 4 * 2 * 65 * row < stated < 2 * 4 * 2 * 65 * row
-    assert stated == AutomaticInferer(64, 1.0, compact=True).working_bytes((6000, 512, 512), affine)
-    assert stated < AutomaticInferer(128, 1.0, compact=True).working_bytes((600, 512, 512), affine)
-    assert stated < AutomaticInferer(64, 1.0).working_bytes((600, 512, 512), affine)
+    assert stated == AutomaticInferer(64, 1.0).working_bytes((6000, 512, 512), affine)
+    assert stated < AutomaticInferer(128, 1.0).working_bytes((600, 512, 512), affine)
 
 
 @torch.no_grad()
@@ -225,7 +215,7 @@ def test_resamples_both_ways():
 
     logits = AutomaticInferer(20, 2.0, sw_batch_size=2)(scan, network)
     assert isinstance(logits, MetaTensor)
-    assert logits.shape == (1, 2, 30, 60, 60)
+    assert logits.shape == (1, 1, 30, 60, 60)
     # resampled to 44 or 45 x 30 or 31 x 30 or 31 voxels
     assert set(shapes) <= {(2, 1, 20, 20, 20), (1, 1, 20, 20, 20)}
     assert dice(as_mask(logits)[0], (truth > 0.5)[0, 0]) > 0.95
@@ -237,7 +227,7 @@ def test_network_arguments():
         return torch.cat([crop, factor * crop + shift], dim=1)
 
     logits = AutomaticInferer(8)(torch.full((1, 1, 8, 8, 8), 2.0), network, 3.0, shift=1.0)
-    assert logits[0, :, 0, 0, 0].tolist() == pytest.approx([2.0, 7.0])
+    assert logits[0, :, 0, 0, 0].tolist() == pytest.approx([5.0])  # 3 x 2 + 1, less 2
 
 
 @pytest.mark.parametrize(
@@ -258,11 +248,11 @@ def test_network_arguments():
         (lambda: AutomaticInferer(8, roi=2), "roi=2 cannot be honoured: there is no such argument"),
         (
             lambda: AutomaticInferer(8)(torch.zeros(1, 1, 8, 8, 8), lambda x: x[..., :4]),
-            r"automatic inference returned \(1, 1, 8, 8, 4\): expected one tensor \(1, channels, 8, 8, 8\)",
+            r"automatic inference returned \(1, 1, 8, 8, 4\): expected one tensor \(1, 1 or 2, 8, 8, 8\)",
         ),
         (
-            lambda: AutomaticInferer(8, compact=True)(torch.zeros(1, 1, 8, 8, 8), lambda x: x),
-            r"returned \(1, 1, 8, 8, 8\): expected one tensor \(1, 2, 8, 8, 8\)",
+            lambda: AutomaticInferer(8)(torch.zeros(1, 1, 8, 8, 8), lambda x: x.expand(-1, 3, -1, -1, -1)),
+            r"returned \(1, 3, 8, 8, 8\): expected one tensor \(1, 1 or 2, 8, 8, 8\)",
         ),
         (lambda: AutomaticInferer(8)(torch.zeros(1, 8, 8, 8), Oracle()), "expected .B, 1, D, H, W."),
         (

@@ -141,7 +141,7 @@ def test_the_shown_prediction(arguments: dict, expected: tuple[str, int]) -> Non
     assert shown.image.shape == shown.truth.shape == shown.prediction.shape == (19, 16, 16)
     assert shown.truth.sum() == 64
     assert shown.drawn().png.startswith(b"\x89PNG")
-    points, labels = shown.placed
+    points, labels = shown.prompts.points, shown.prompts.labels
     assert len(points) == len(labels) == (1 if expected[0] == "iterative" else expected[1])
     assert all(shown.truth[tuple(point.astype(int))] for point in points)
 
@@ -151,7 +151,7 @@ def test_the_shown_clicks_move_with_the_cut() -> None:
     iteration = ScoringIteration([1], rounds=0, seeds=1)
     shown = iteration(evaluator([batch], iteration, Slabs()), batch)["shown"]
     assert shown.truth.shape == (19, 16, 16)
-    assert shown.truth[tuple(shown.placed[0][0].astype(int))]
+    assert shown.truth[tuple(shown.prompts.points[0].astype(int))]
 
 
 def test_a_false_alarm_gets_a_negative_click() -> None:
