@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,7 @@ import numpy as np
 from adapters.datasets.archives import contents, is_archive, target, unpack
 from adapters.datasets.fingerprint import Case, measure, measure_all, summary, table, values_of
 from adapters.datasets.releases import RELEASES, Release, get_release
+from adapters.fetching import WebFile, fetch
 from adapters.files import write_whole
 from adapters.transforms.loading import in_words
 
@@ -101,9 +98,8 @@ def _task(release: Release, case: str, files: Files) -> Callable[[], Case]:
 
 
 def _download(release: Release, folder: Path) -> Path:
-    """Fetches a task of the Medical Segmentation Decathlon through MONAI, which checks its MD5."""
-    from monai.apps import DecathlonDataset, download_url
-    from monai.apps.utils import HashCheckError
+    """Fetches a task of the Medical Segmentation Decathlon; MONAI knows where it is, and its MD5."""
+    from monai.apps import DecathlonDataset
 
     if release.task not in DecathlonDataset.resource:
         offered = ", ".join(name for name, other in RELEASES.items() if other.task)
@@ -111,44 +107,13 @@ def _download(release: Release, folder: Path) -> Path:
             f"{release.name} cannot be downloaded from here (only {offered} can); get it from {release.reference} and "
             "give the file or folder as --source"
         )
-    archive, url = folder / f"{release.task}.tar", DecathlonDataset.resource[release.task]
+    archive = folder / f"{release.task}.tar"
     if (place := target(archive, folder)).is_dir():  # unpacked by an earlier run
         return place
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with _temporary_files_in(folder / ".download"):
-            download_url(url, archive, DecathlonDataset.md5[release.task], "md5")
-        if not archive.is_file():  # MONAI passes over a folder that it may not write to
-            raise PermissionError(errno.EACCES, "it could not be written", str(archive))
-    except HashCheckError as error:
-        raise ValueError(
-            f"{str(archive)!r} of {url} is truncated or another file (its MD5 is not that of the release), nothing was "
-            f"unpacked; remove it if it is there, and fetch it again: {error}"
-        ) from error
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            reason = f"the disk is too small for {archive.name}, nothing of it is left; make room: {error.strerror}"
-            raise OSError(error.errno, reason, str(folder)) from error
-        raise OSError(
-            f"{url} could not be fetched ({error}); on a machine with network, fetch that file and give it as --source"
-        ) from error
+    web = WebFile(DecathlonDataset.resource[release.task], DecathlonDataset.md5[release.task], "md5")
+    fetch(web, archive, or_else="give it as --source")
     return archive
-
-
-@contextmanager
-def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """MONAI downloads into the system's temporary folder, which may be smaller than a task of 27 GB.
-
-    What a run that was killed left in ours is removed.
-    """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    before, tempfile.tempdir = tempfile.tempdir, str(folder)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _look(release: Release, source: Path, output: Path) -> tuple[Mapping[str, Files], list[Path]]:
