@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import PathLike
@@ -116,10 +116,9 @@ def measure(
                 f"the label {str(label)!r} holds {in_words(others)}, expected no value but "
                 f"{', '.join(map(str, sorted(allowed)))}"
             )
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{name}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+    except (FileNotFoundError, ValueError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"{name}: {error}") from error
     if scaled:
         loaded = ScaleIntensityRangePercentilesd("image", LOW, HIGH, 0.0, 1.0)(loaded)
     affine = np.asarray(loaded["image"].meta["original_affine"], dtype=np.float64)
@@ -168,34 +167,23 @@ def measure_all(tasks: Sequence[Callable[[], Case]], *, workers: int = 2, title:
     if workers < 1:
         raise ValueError(f"workers is {workers}, expected at least 1")
 
-    def attempt(task: Callable[[], Case]) -> Case | str:
-        try:
-            return task()
-        except (ValueError, OSError) as error:
-            return str(error)
-
     cases: list[Case] = []
     problems: list[str] = []
-    for result in tqdm(_in_threads(attempt, tasks, workers), desc=title, total=len(tasks), unit="case"):
-        if isinstance(result, Case):
-            cases.append(result)
-        else:
-            problems.append(result)
-            if len(problems) == _MOST_PROBLEMS:
-                break
+    executor = ThreadPoolExecutor(workers)
+    try:
+        for future in tqdm([executor.submit(task) for task in tasks], desc=title, unit="case"):
+            try:
+                cases.append(future.result())
+            except (ValueError, OSError) as error:
+                problems.append(str(error))
+                if len(problems) == _MOST_PROBLEMS:
+                    break
+    finally:  # what has not begun is given up
+        executor.shutdown(cancel_futures=True)
     if problems:
         checked = len(cases) + len(problems)
         raise ValueError(f"{len(problems)} of {checked} cases looked at cannot be used: {'; '.join(problems)}")
     return cases
-
-
-def _in_threads(function: Callable[[Any], Any], values: Iterable[Any], workers: int) -> Iterator[Any]:
-    """Like ``map``, in threads; what has not begun is given up when the reader stops reading."""
-    executor = ThreadPoolExecutor(workers)
-    try:
-        yield from executor.map(function, values)
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 def fingerprint(

@@ -7,8 +7,8 @@ lungs, heart, liver, kidneys and tumours, which are ellipsoids.
 
 from __future__ import annotations
 
+import gzip
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
+
+from adapters.files import write_whole
 
 TISSUES = MappingProxyType(
     {
@@ -223,17 +225,10 @@ def write_phantoms(
         case = {}
         for key, array in (("image", np.rint(image).astype(np.int16)), ("label", label)):
             path = Path(folder) / f"{key}s" / f"phantom_{number:03d}.nii.gz"
-            _write(nib.Nifti1Image(array, affine), path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scan = nib.Nifti1Image(array, affine)
+            scan.header.set_xyzt_units("mm")
+            write_whole(path, gzip.compress(scan.to_bytes(), compresslevel=1, mtime=0))  # as nibabel does
             case[key] = str(path)
         listed.append(case)
     return listed
-
-
-def _write(image: nib.Nifti1Image, path: Path) -> None:
-    """Writes beside the path and moves it into place, so that an interruption leaves no half file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.header.set_xyzt_units("mm")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-        whole = Path(folder) / path.name
-        nib.save(image, whole)
-        whole.replace(path)

@@ -151,9 +151,9 @@ def cached_dataset(
             its scans were, and one list of transforms. Another is made where a scan has changed: path, size or time of
             change of its files (of all in the folder, for a format that may have several). So it is with an option of
             a transform, a version of MONAI or of this library, and the source of a function or class of your own. Its
-            source is the module that it is in, or its own lines in a script. What such code calls in other modules is not looked at.
-            Old files stay until the folder is emptied. What is kept on disk has no metadata, so the random transforms
-            get plain tensors.
+            source is the module that it is in, or its own lines in a script; what it calls in other modules is not
+            looked at. Old files stay until the folder is emptied. What is kept on disk has no metadata, so the random
+            transforms get plain tensors.
         cache_dir: folder for "disk"; made if it is not there. Several trainings may share it.
         num_workers: threads that fill the memory.
 

@@ -83,6 +83,13 @@ class _NiftiReader(NibabelReader):
         return np.asanyarray(type(img).from_bytes(gzip.decompress(Path(filename).read_bytes())).dataobj)
 
 
+def scan_path(value: Any) -> Path | None:
+    """The path of a scan that the data name, also in a list of one; None where it is none, or empty."""
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    return Path(value).expanduser() if isinstance(value, (str, PathLike)) and str(value) else None
+
+
 def _in_memory(picture: Image.Image, channels: int) -> Image.Image:
     """Close the file of a picture, and turn it into red, green and blue; not deep grey, which Pillow would clip."""
     with picture:
@@ -147,7 +154,13 @@ class LoadScand(LoadImaged):
         """Load each scan; ``reader`` (a MONAI image reader) takes the place of our choice."""
         d = dict(data)
         for key in self.key_iterator(d):
-            path = self._path(d[key], key)
+            path = scan_path(d[key])
+            if path is None and isinstance(d[key], str):  # empty: MONAI Label's word for an image that it does not know
+                raise FileNotFoundError(f"there is no {key} of this name: ask for one that is among the studies")
+            if path is None:
+                raise ValueError(f"{key!r} is {d[key]!r}, expected the path of one scan (a file, or a folder of DICOM)")
+            if not path.exists():
+                raise FileNotFoundError(f"{key!r}: there is no file or folder {str(path)!r}; check the path")
             is_nifti = self.spatial_dims == 3 and str(path).lower().endswith(NIFTI)
             loaded: Any
             try:
@@ -167,21 +180,6 @@ class LoadScand(LoadImaged):
                 d[key].affine = torch.eye(3, dtype=torch.float64)
                 d[key].meta[MetaKeys.ORIGINAL_AFFINE] = np.eye(3)
         return d
-
-    @staticmethod
-    def _path(value: Any, key: Hashable) -> Path:
-        """The path that the data name; that of a list of one path, too."""
-        if isinstance(value, (list, tuple)) and len(value) == 1:
-            value = value[0]
-        # MONAI Label's word for an image that it does not know; as a path it is this folder
-        if isinstance(value, str) and not value:
-            raise FileNotFoundError(f"there is no {key} of this name: ask for one that is among the studies")
-        if not isinstance(value, (str, PathLike)):
-            raise ValueError(f"{key!r} is {value!r}, expected the path of one scan (a file, or a folder of DICOM)")
-        path = Path(value).expanduser()
-        if not path.exists():
-            raise FileNotFoundError(f"{key!r}: there is no file or folder {str(path)!r}; check the path")
-        return path
 
     def _load_nifti(self, name: str) -> MetaTensor:
         """What MONAI's loader gives, with the axes in memory as nibabel has them.
