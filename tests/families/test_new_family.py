@@ -13,7 +13,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-
 from brightness import BrightnessNetwork
 from brightness_bundle import CLICK, TOLERANCE, write_bundle, write_scan
 from bundle_runs import run_as_typed
