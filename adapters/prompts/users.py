@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from adapters.prompts.prompts import OFF_LESION, ON_LESION, Prompts
+from adapters.prompts.coordinates import OFF_LESION, ON_LESION
+from adapters.prompts.prompts import Prompts
 
 Volume = np.ndarray | torch.Tensor
 
