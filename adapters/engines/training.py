@@ -158,7 +158,7 @@ class InteractiveUpdate:
         for _ in range(int(self.rng.integers(1, self.max_added + 1))):
             click = next_click(label, prediction, self.rng, jitter=self.jitter)
             prompts = prompts.with_clicks(click.points, click.labels)
-            for point, on_lesion in zip(np.rint(click.points).astype(int), click.labels, strict=True):
+            for point, on_lesion in zip(click.points.astype(int), click.labels, strict=True):
                 box = tuple(slice(max(0, i - 6), i + 7) for i in point)
                 truth = label[box] > 0
                 prediction[box] = prediction[box] | truth if on_lesion else prediction[box] & truth

@@ -14,6 +14,7 @@ _SINGULAR = 1e-6
 
 
 def to_numpy(values: Any) -> np.ndarray:
+    """Lists, arrays or tensors of any device as an array."""
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
