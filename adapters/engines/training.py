@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from adapters.networks.promptable import PromptableNetwork, log_odds
+from adapters.networks.promptable import PromptableNetwork, log_odds, taken
 from adapters.prompts import (
     USERS,
     Prompts,
@@ -234,7 +234,8 @@ class InteractiveUpdate:
                     for prompts, item, lesion in zip(placed, truth, _numpy(stands), strict=True)
                 ]
                 mask = stands if keep else None
-            logits = network.logits(features, image, prompt_tensors(placed, device=image.device, mask=mask))
+            prompts = prompt_tensors(placed, device=image.device, mask=mask)
+            logits = network.logits(features, image, taken(prompts, network.takes))
             yield logits
 
 
