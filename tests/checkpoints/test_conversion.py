@@ -12,6 +12,7 @@ from clicking import clicked
 from monai.bundle import ConfigParser
 from small_sam import SMALL_SAM, make_sam, same, snapshot
 
+from adapters import cli
 from adapters.checkpoints import (
     convert,
     initialise,
@@ -68,6 +69,15 @@ def test_an_existing_output_is_kept(tmp_path: Path, published_file: Path) -> Non
     assert output.read_text() == "precious"
     convert(published_file, output, overwrite=True, **SETTINGS)
     load_model(output)
+
+
+def test_the_verb_has_the_options_that_its_messages_name(tmp_path: Path, published_file: Path) -> None:
+    output = str(tmp_path / "model.pt")
+    cli.convert(str(published_file), output, **SETTINGS)
+    assert describe_network(load_model(output))["parts"]["prompt_head"]["num_heads"] == 4
+    with pytest.raises(ValueError, match=r"model\.pt exists already: .*--overwrite"):
+        cli.convert(str(published_file), output, **SETTINGS)
+    assert cli.convert(str(published_file), output, overwrite=True, **SETTINGS).startswith(f"wrote {output}: published")
 
 
 @pytest.mark.parametrize("spoiled", ["encoder", "feature", "decoder"])
