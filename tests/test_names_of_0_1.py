@@ -12,7 +12,7 @@ import pytest
     ("module", "names", "new"),
     [
         ("adapters.clicks", ["check_affine", "check_points", "move_points"], "adapters.prompts"),
-        ("adapters.engines.report", ["html_report", "write_scores"], "adapters.scoring.report"),
+        ("adapters.engines.report", ["html_report"], "adapters.scoring.report"),
     ],
 )
 def test_the_old_name_says_the_new_one(module: str, names: list[str], new: str) -> None:
