@@ -17,15 +17,18 @@ OLDEST_VENV := .venv-oldest
 
 demo: $(DEMO)/report.html
 
-# two processes of one thread are faster than one of two; what a file's tests share stays in one of them
+# two processes of one thread are faster than one of two; what a file's tests share stays in one of them. In the order of
+# their names, as the files that take long (benchmarks, bundles) must not come last
+IN_TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov=adapters --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov=adapters $(IN_TWO)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
 test-oldest: $(OLDEST_VENV)/.installed
-	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/python -m pytest $(IN_TWO)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

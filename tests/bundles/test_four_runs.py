@@ -227,8 +227,9 @@ SAME_CROPS = [
 """Nothing is left to chance, so that a process and two of them see the same crops."""
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_two_processes_train_as_one_does(task: str, tmp_path: Path) -> None:
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    """The configurations of the four are the template's, but for values that no process knows of."""
+    task = "liver_tumor"
     data = make_release(task, tmp_path / "release", training=2, validation=2)
     run, alone = Run(task, data, tmp_path), Run(task, data, tmp_path / "alone")
     start = save_model(build_sam_adapter3d("tiny", 16), tmp_path / "start.pt")
