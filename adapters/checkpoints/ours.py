@@ -89,7 +89,7 @@ def load_model(
     Raises:
         FileNotFoundError: if the file does not exist.
         ValueError: if it is truncated, holds more than tensors, is of a later format or of another network than the
-            given one (both are named), or a tensor is missing, unexpected, of another shape or not finite. A network
+            given one (both are named). Also if a tensor is missing, unexpected, of another shape or not finite. A network
             that was given is then unchanged. Without a network also if the file does not say what it is of, or not
             what its tensors are.
     """
@@ -188,8 +188,8 @@ def save_adapter(
 
     Raises:
         FileNotFoundError: if SAM's file or the output's folder does not exist.
-        ValueError: if SAM's file is not the one that the network started from, or the network was trained beyond what
-            is published (the message names the tensor), or the output exists and must not be overwritten.
+        ValueError: if SAM's file is not the one that the network started from, or the output exists and must not be
+            overwritten. Also if the network was trained beyond what is published; the message names the tensor.
     """
     frozen = _frozen(sam_checkpoint, network)
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}

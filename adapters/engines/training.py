@@ -35,8 +35,8 @@ class PublishedClicks:
     """`prepare_batch` with the clicks of the published training and validation.
 
     Draws ``lesion`` clicks from the lesion (with replacement; none if the crop has no lesion) and ``stray`` clicks
-    from anywhere in the crop, all of them given as on the lesion, as the published network knows no labels
-    (3DSAM-adapter, section 4.1: 10 and 20 in training, 10 and 0 in validation).
+    from anywhere in the crop. All are given as on the lesion, as the published network knows no labels (3DSAM-adapter,
+    section 4.1: 10 and 20 in training, 10 and 0 in validation).
 
     Args:
         lesion: clicks on the lesion.
@@ -80,8 +80,8 @@ class PublishedClicks:
 class InteractiveUpdate:
     """`iteration_update` that trains one network for automatic mode, the first click and corrections.
 
-    The image is encoded once; then several rounds are decoded, each with more clicks than the one before and with
-    its logits, as a user does it, and the loss is the mean over the rounds. The first round has no clicks, one, or
+    The image is encoded once. Then several rounds are decoded, each with more clicks than the one before and with its
+    log-odds, as a user does it; the loss is the mean over the rounds. The first round has no clicks, one, or
     several random ones on the lesion; each later one adds clicks where the last prediction was wrong, on or off
     the lesion (iterative clicks as in Medical SAM Adapter, arXiv 2304.12620).
 

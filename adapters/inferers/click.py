@@ -70,13 +70,13 @@ class ClickInferer(Inferer):
 
     - Clicks further apart than a crop give several crops.
     - A mask that touches the face of its crop, where the scan goes on beyond it, grows into a neighbouring crop, half
-      a crop further on this side. That crop gets the clicks in it, the mask that stands in the overlap (0, unknown,
-      elsewhere) and, if no positive click lies on that mask well inside the crop, a click on its innermost voxel.
-      Only the parts of a mask that hold a positive click grow, if there is such a part. Overlapping log-odds are
-      blended with weights that fall towards the faces, so no straight edges remain.
-    - A request that repeats the last prompts on this scan and adds some reuses the crops of that request that hold the
-      clicks well inside, so that their embeddings serve again. Where that would take more than ``max_crops`` crops,
-      they are placed anew, as for all clicks at once.
+      a crop further on this side. That crop gets the clicks in it, and the mask that stands in the overlap (0, unknown,
+      elsewhere). It also gets a click on that mask's innermost voxel, unless a positive click lies on the mask well
+      inside the crop. Only the parts of a mask that hold a positive click grow, if there is such a part. Overlapping
+      log-odds are blended with weights that fall towards the faces, so no straight edges remain.
+    - A request that repeats the last prompts on this scan and adds some reuses its crops, where they hold the clicks
+      well inside, so that their embeddings serve again. Where that would take more than ``max_crops`` crops, they are
+      placed anew, as for all clicks at once.
 
     A lesion that fits into one crop has the same result in both. Where crops go is in ``placing.py``.
 
@@ -218,9 +218,9 @@ class ClickInferer(Inferer):
             are one. Voxels outside all crops are `BACKGROUND_LOG_ODDS`, or as the mask with ``keep_mask``.
 
         Raises:
-            ValueError: inputs, prompts or mask of a wrong shape, a prompt outside the image or of a kind that the
-                network does not take, no prompt where there is no ``automatic``, a singular affine, an answer of the
-                network of a wrong shape, or a bad option.
+            ValueError: inputs, prompts, mask or an answer of the network of a wrong shape. Also a prompt outside the
+                image or of a kind that the network does not take, no prompt where there is no ``automatic``, a singular
+                affine, or a bad option.
         """
         scans = check_scan(inputs, self.spatial_dims, int(getattr(_unwrapped(network), "in_channels", 1)))
         if mask is not None:

@@ -201,8 +201,8 @@ def check_prompts(image: Tensor, prompts: PromptTensors | None, takes: frozenset
         of which there is none. None where there is no prompt at all: None, no points, only padding.
 
     Raises:
-        ValueError: if shapes do not agree, a label is none of 1, 0, -1, a point or a box lies outside the crop, or
-            there are prompts of a kind that the network does not take.
+        ValueError: if shapes do not agree, a label is none of 1, 0, -1, or a point or a box lies outside the crop. Also
+            if there are prompts of a kind that the network does not take.
     """
     if prompts is None:
         return None

@@ -85,8 +85,8 @@ class Prompts:
         target: name of what is to be segmented, for networks that know several; None: the lesion.
 
     Raises:
-        ValueError: unknown frame, points or boxes of another shape or not finite, a label other than 1, 0 or -1,
-            lengths that differ, a singular affine, a click or a box outside the grid, a phrase that is no text.
+        ValueError: unknown frame, points or boxes of another shape or not finite, a label other than 1, 0 or -1, or
+            lengths that differ. Also a singular affine, a click or a box outside the grid, a phrase that is no text.
     """
 
     points: Any = field(default_factory=_empty)
