@@ -89,9 +89,9 @@ def load_model(
     Raises:
         FileNotFoundError: if the file does not exist.
         ValueError: if it is truncated, holds more than tensors, is of a later format or of another network than the
-            given one (both are named). Also if a tensor is missing, unexpected, of another shape or not finite. A network
-            that was given is then unchanged. Without a network also if the file does not say what it is of, or not
-            what its tensors are.
+            given one (both are named). Also if a tensor is missing, unexpected, of another shape or not finite. A
+            network that was given is then unchanged. Without a network also if the file does not say what it is of, or
+            not what its tensors are.
     """
     state, source = opened(checkpoint)
     own = network is not None and isinstance(state, Mapping) and network.state_dict().keys() <= state.keys()

@@ -42,9 +42,9 @@ class SamReport(NamedTuple):
         used: SAM's tensors that were taken as they are.
         unused: SAM's tensors that this network has no place for: its neck (here are four 3D ones instead), and its
             prompt encoder and mask decoder.
-        derived: our tensors that were set from SAM's or to their starting values. These are relative positions along depth
-            (the mean of height and width), the depth table (ones) and the gain on the relative positions (one). The
-            depth convolution is the mean of the slices of a patch (1/16, and no bias).
+        derived: our tensors that were set from SAM's or to their starting values. These are relative positions along
+            depth (the mean of height and width), the depth table (ones) and the gain on the relative positions (one).
+            The depth convolution is the mean of the slices of a patch (1/16, and no bias).
         untouched: our tensors that SAM has no values for and that stay as they were: adapters, necks, prompt head,
             mask decoder.
     """
