@@ -78,7 +78,7 @@ define install
 	touch $@
 endef
 
-$(STAMP): setup.cfg pyproject.toml constraints.txt
+$(STAMP): setup.py setup.cfg pyproject.toml constraints.txt
 	$(call venv,$(VENV))
 	$(call install,$(VENV),constraints.txt,$(DEVELOPERS))
 

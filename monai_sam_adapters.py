@@ -34,9 +34,9 @@ def check() -> None:
     )
     spec = find_spec(_OTHER)
     if spec is None or spec.origin is None or Path(spec.origin).resolve().parent != ours:
-        found = spec.origin if spec is not None else None
+        origin = spec.origin if spec is not None else None
         raise ImportError(
-            f"`import adapters` finds {found or 'no package'} instead of monai-sam-adapters' {ours}: "
+            f"`import adapters` finds {origin or 'no package'} instead of monai-sam-adapters' {ours}: "
             f"if that is PyPI's other package named `adapters`, {remedy}.",
             name=_OTHER,
         )
@@ -72,26 +72,26 @@ def require(version: str) -> ModuleType:
     check()
     installed = Version(import_module(_OTHER).__version__)
     try:
-        wanted = Version(version)
+        needed = Version(version)
     except InvalidVersion:
         raise ValueError(f"version is {version!r}, expected one such as '{installed}'") from None
-    numbers = 1 if wanted.major else 2
-    if installed.release[:numbers] != wanted.release[:numbers]:
-        series = f"{'.'.join(map(str, wanted.release[:numbers]))}.*"
+    numbers = 1 if needed.major else 2
+    if installed.release[:numbers] != needed.release[:numbers]:
+        series = f"{'.'.join(map(str, needed.release[:numbers]))}.*"
         raise ImportError(
-            f"this bundle was made for monai-sam-adapters {wanted} and does not work with the installed {installed}: "
+            f"this bundle was made for monai-sam-adapters {needed} and does not work with the installed {installed}: "
             f"install a version {series} of the library, or take a bundle that was made for {installed}."
         )
-    if installed != wanted:
-        _warn(str(wanted), str(installed))
+    if installed != needed:
+        _warn(str(needed), str(installed))
     return import_module(f"{_OTHER}.bundling")
 
 
 @cache
-def _warn(wanted: str, installed: str) -> None:
+def _warn(needed: str, installed: str) -> None:
     logger.warning(
         "this bundle was made for monai-sam-adapters %s and runs with the installed %s, which should do the same",
-        wanted,
+        needed,
         installed,
     )
 

@@ -9,7 +9,7 @@ import monai_sam_adapters
 if TYPE_CHECKING:
     from adapters.sessions import ClickSession as ClickSession
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 monai_sam_adapters.check()
 

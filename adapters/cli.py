@@ -330,5 +330,5 @@ def label_server(
     """
     from adapters.label import serve
 
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    return serve(studies, bundles=bundles, names=wanted, app_folder=app, host=host, port=port, scoring=scoring)
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    return serve(studies, bundles=bundles, names=chosen, app_folder=app, host=host, port=port, scoring=scoring)

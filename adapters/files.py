@@ -67,8 +67,8 @@ def files_of_scan(path: Path) -> tuple[Path, ...] | None:
         path: a file or a folder that exists.
 
     Returns:
-        All files below a folder; a file that has everything in it (NIfTI, DICOM, NumPy's, PNG, JPEG, MetaImage and
-        NRRD with their data); a header with the file of its voxels (MetaImage, NRRD, the two files of NIfTI or
+        All files below a folder. A file that has everything in it (NIfTI, DICOM, NumPy's, PNG, JPEG, MetaImage and
+        NRRD with their data). A header with the file of its voxels (MetaImage, NRRD, the two files of NIfTI or
         Analyze). None where it cannot be told: another format, a file that is missing or cannot be read, a header that
         names a list or a pattern of files.
     """
@@ -103,16 +103,16 @@ def _halves(path: Path) -> tuple[Path, ...] | None:
 
 def _ending(path: Path) -> tuple[str | None, str]:
     """The name of a half without its ending, and this in small letters; None for what is no half."""
-    found = [ending for ending in _HALVES if path.name.lower().endswith(ending)]
-    return (path.name[: -len(found[0])], found[0]) if found else (None, "")
+    ending = next((half for half in _HALVES if path.name.lower().endswith(half)), "")
+    return (path.name[: -len(ending)] if ending else None), ending
 
 
 def _meta_image_data(head: bytes) -> bytes | None:
     """The name of the file of a MetaImage's data, empty if they follow the header; None if the head does not say."""
     if len(head) == _HEAD:
         head = head[: head.rfind(b"\n") + 1]  # a name may be cut off
-    found = re.search(rb"^[ \t]*ElementDataFile[ \t]*[=:](.*)$", head, re.MULTILINE)  # the last line of the header
-    name = found[1].strip() if found else b""
+    match = re.search(rb"^[ \t]*ElementDataFile[ \t]*[=:](.*)$", head, re.MULTILINE)  # the last line of the header
+    name = match[1].strip() if match else b""
     return b"" if name in (b"LOCAL", b"Local", b"local") else name or None
 
 
@@ -121,10 +121,10 @@ def _nrrd_data(head: bytes) -> bytes | None:
     header, *data = re.split(rb"\r?\n\r?\n", head, maxsplit=1)
     if not head.startswith(b"NRRD") or (not data and len(head) == _HEAD):
         return None
-    found = re.findall(rb"^[ \t]*data ?file[ \t]*:(?!=)(.*)$", header, re.MULTILINE | re.IGNORECASE)
-    if not found:
+    names = re.findall(rb"^[ \t]*data ?file[ \t]*:(?!=)(.*)$", header, re.MULTILINE | re.IGNORECASE)
+    if not names:
         return b""
-    return found[0].strip() or None if len(found) == 1 else None
+    return names[0].strip() or None if len(names) == 1 else None
 
 
 def _with_data(header: Path, name: bytes | None) -> tuple[Path, ...] | None:

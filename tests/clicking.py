@@ -11,7 +11,7 @@ from adapters.prompts.tensors import PromptTensors
 def clicked(
     points: Tensor | None = None, labels: Tensor | None = None, mask: Tensor | None = None
 ) -> PromptTensors | None:
-    """Clicks (B, N, n), all on the lesion unless `labels` (B, N) say otherwise, and a mask; None where there is none."""
+    """Clicks (B, N, n), all on the lesion unless `labels` (B, N) say otherwise, and a mask; None for none."""
     if points is None:
         if mask is None:
             return None

@@ -13,16 +13,7 @@ from zipfile import ZipFile
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = (
-    "adapters",
-    "bundles",
-    "monai_sam_adapters.py",
-    "setup.py",
-    "setup.cfg",
-    "pyproject.toml",
-    "README.md",
-    "LICENSE",
-)
+FILES = ("monai_sam_adapters.py", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 SARCOMA = "soft_tissue_sarcoma_ct_samadapter_deepgrow"
 KIDNEY = "kidney_tumor_ct_samadapter_deepgrow"
 SMALL_INIT = """
@@ -54,12 +45,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in SOURCES:
-        ours = ROOT / name
-        if ours.is_dir():
-            shutil.copytree(ours, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ours, source / name)
+    for name in ("adapters", "bundles"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "eval"))
+    for name in FILES:
+        shutil.copy(ROOT / name, source / name)
     for name in ("models/model.pt", "models/last.ckpt", "eval/scores.csv"):
         path = source / "bundles" / KIDNEY / name
         path.parent.mkdir(exist_ok=True)

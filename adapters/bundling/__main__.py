@@ -1,4 +1,4 @@
-"""``python -m adapters.bundling [--output bundles] [--check]``, in a source checkout: write the bundles of the four tasks anew."""
+"""``python -m adapters.bundling [--output bundles] [--check]``: write the bundles of the four tasks anew."""
 
 from __future__ import annotations
 

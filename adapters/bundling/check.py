@@ -1,4 +1,8 @@
-"""What the Model Zoo verifies of a bundle, and what it does not but should."""
+"""What the Model Zoo verifies of a bundle, by MONAI's own means, and what nobody verifies but should be.
+
+MONAI's: `verify_metadata`, `verify_net_in_out`, `convert_to_torchscript`, `ConfigWorkflow.check_properties`, and its
+parser of references and locator of classes. Torch's: the strict loading of weights.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-from urllib.request import urlopen
 
 import monai_sam_adapters
 from adapters.bundling.error_text import innermost, one_line
 from adapters.bundling.folders import bundle_folder, bundles_in, find_bundle
 from adapters.bundling.package import bundle_files, large_files
 from adapters.bundling.readme import card_problems
-from adapters.files import cache_folder, file_hash, write_whole
+from adapters.files import cache_folder, file_hash
 
 __all__ = ["CHECKS", "Finding", "check_bundle", "check_bundles"]
 
@@ -43,7 +46,6 @@ _NEEDED = (
 _NO_CONFIGURATIONS = {"metadata", "datalist"}
 _HASHES = ("md5", "sha1", "sha256", "sha512")  # those that MONAI's download takes
 _WEIGHTS = {"model": "inference", "model_auto": "inference_auto"}
-_TIMEOUT_S = 30.0
 _LONGEST = 300  # characters of what a library says
 
 
@@ -54,15 +56,15 @@ class Finding:
     Attributes:
         check: its name.
         state: "OK", "problem" or "skipped".
-        said: what is right; what is wrong and what to do; or why nothing was checked.
+        message: what is right; what is wrong and what to do; or why nothing was checked.
     """
 
     check: str
     state: State
-    said: str
+    message: str
 
     def __str__(self) -> str:
-        return f"{self.state:<8} {self.check}: {self.said}"
+        return f"{self.state:<8} {self.check}: {self.message}"
 
 
 class _SkippedError(Exception):
@@ -84,20 +86,20 @@ class _Bundle:
     @cached_property
     def read(self) -> tuple[dict[str, dict[str, Any]], list[str]]:
         """The JSON files of ``configs`` by stem, and what is wrong with those that cannot be read."""
-        found, problems = {}, []
+        contents, problems = {}, []
         for path in sorted((self.folder / "configs").glob("*.json")):
             try:
-                found[path.stem] = _json(path)
-            except (OSError, ValueError) as error:
+                contents[path.stem] = _json(path)
+            except (OSError, ValueError, UserWarning) as error:
                 problems.append(f"configs/{path.name} cannot be read: {error}; correct it")
-        return found, problems
+        return contents, problems
 
     @property
     def files(self) -> dict[str, dict[str, Any]]:
-        found, problems = self.read
+        contents, problems = self.read
         if problems:
             raise _SkippedError(f"{problems[0].partition(' cannot')[0]} cannot be read")
-        return found
+        return contents
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -238,8 +240,8 @@ def _findings(name: str, check: Check, bundle: _Bundle) -> Iterator[Finding]:
     except _SkippedError as reason:
         yield Finding(name, "skipped", str(reason))
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        said = f"a file has another form than this check expects ({_line(error)}); correct what the other checks find"
-        yield Finding(name, "problem", said)
+        message = f"a file has another form than expected ({_line(error)}); correct what the other checks find"
+        yield Finding(name, "problem", message)
 
 
 # --- files, names, versions
@@ -270,23 +272,34 @@ def _name(bundle: _Bundle) -> Iterator[str]:
 
 @_check("metadata", "configs/metadata.json fits the zoo's schema")
 def _metadata(bundle: _Bundle) -> Iterator[str]:
-    from jsonschema.exceptions import SchemaError, best_match
+    from jsonschema.exceptions import SchemaError, ValidationError, best_match
     from jsonschema.validators import validator_for
+    from monai.bundle import verify_metadata
 
-    metadata = bundle.metadata
-    if not isinstance(metadata.get("schema"), str):
+    url = bundle.metadata.get("schema")
+    if not isinstance(url, str):
         yield "configs/metadata.json names no schema: add the address of the zoo's as 'schema'"
         return
-    schema = _schema(bundle)
-    kind = validator_for(schema)
+    name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{url.rpartition('/')[2]}"
+    path = bundle.schema or cache_folder() / "schemas" / name
     try:
-        kind.check_schema(schema)
+        verify_metadata(
+            meta_file=str(bundle.path("metadata")), filepath=path
+        )  # fetches the schema where it is not there
     except SchemaError as error:
         raise _SkippedError(f"the schema is none ({_line(error.message)}): give another with --schema") from None
-    for found in kind(schema).iter_errors(metadata):
-        cause = best_match([found])
-        place = "#".join(map(str, cause.absolute_path)) or "the whole"
-        yield f"configs/metadata.json does not fit the schema, {place}: {_line(cause.message)}; correct it"
+    except Exception as error:
+        if isinstance(error.__cause__, ValidationError):  # the first fault; the user is told all
+            schema = json.loads(path.read_text(encoding="utf-8"))
+            for fault in validator_for(schema)(schema).iter_errors(bundle.metadata):
+                cause = best_match([fault])
+                place = "#".join(map(str, cause.absolute_path)) or "the whole"
+                yield f"configs/metadata.json does not fit the schema, {place}: {_line(cause.message)}; correct it"
+            return
+        if bundle.schema:
+            raise _SkippedError(f"{path} is no schema ({_line(error)}): give another with --schema") from None
+        path.unlink(missing_ok=True)
+        raise _SkippedError(f"{url} cannot be fetched ({_line(error)}): give a copy of it with --schema") from None
 
 
 @_check("version", "the version is the newest of the changelog, and all versions are some")
@@ -406,12 +419,12 @@ def _bundle_root(bundle: _Bundle) -> Iterator[str]:
 
 @_check("ids", "every id that a configuration refers to is there")
 def _ids(bundle: _Bundle) -> Iterator[str]:
-    said = set()
+    reported = set()
     for stem in bundle.configs:
         for together, problems in _reference_problems(bundle, stem).items():
             for problem in problems:
-                if problem not in said:
-                    said.add(problem)
+                if problem not in reported:
+                    reported.add(problem)
                     yield f"{together}: {problem}"
 
 
@@ -423,7 +436,7 @@ def _targets(bundle: _Bundle) -> Iterator[str]:
 
     known = ComponentLocator()
 
-    def there(name: str) -> bool:
+    def importable(name: str) -> bool:
         try:
             return bool(locate(name) if "." in name else known.get_component_module_name(name))
         except ErrorDuringImport:
@@ -437,7 +450,7 @@ def _targets(bundle: _Bundle) -> Iterator[str]:
             elif isinstance(value, str) and value.startswith("$") and not value.startswith("$import"):
                 names.update(re.findall(r"\badapters(?:\.\w+)+", value))
         for name in sorted(names):
-            if not name.startswith("$") and not there(name):
+            if not name.startswith("$") and not importable(name):
                 yield f"configs/{stem}.json names {name}, which cannot be imported: correct the name"
 
 
@@ -469,15 +482,15 @@ def _labels(bundle: _Bundle) -> Iterator[str]:
     for path in _datalists(bundle.folder):
         try:
             labels = _json(path).get("labels")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, UserWarning) as error:
             yield f"{path.relative_to(bundle.folder)} cannot be read: {error}; correct it"
             continue
         if isinstance(labels, dict):
             chosen = [str(value) for value in values] if isinstance(values, list) else [k for k in labels if k != "0"]
-            found = [labels.get(value) for value in chosen]
-            if found != names:
+            called = [labels.get(value) for value in chosen]
+            if called != names:
                 yield (
-                    f"labels of {path.relative_to(bundle.folder)} calls {', '.join(chosen)} {found}, and channel_def "
+                    f"labels of {path.relative_to(bundle.folder)} calls {', '.join(chosen)} {called}, and channel_def "
                     f"in configs/metadata.json has {names}: use the same names"
                 )
 
@@ -524,7 +537,7 @@ def _network(bundle: _Bundle) -> Iterator[str]:
     "torchscript", "TorchScript takes network_def, or metadata give a reason (torchscript_exception) and it does not"
 )
 def _torchscript(bundle: _Bundle) -> Iterator[str]:
-    import torch
+    from monai.networks import convert_to_torchscript
 
     if bundle.device == "meta":
         raise _SkippedError("the network is run to be recorded, and has no numbers: say --device cpu")
@@ -532,7 +545,7 @@ def _torchscript(bundle: _Bundle) -> Iterator[str]:
     reason = str(metadata.get("torchscript_exception") or "").strip()
     network = bundle.network("inference", bundle.device)
     try:
-        torch.jit.script(network)
+        convert_to_torchscript(network)
     except Exception as error:
         if not reason:
             yield (
@@ -551,15 +564,15 @@ def _torchscript(bundle: _Bundle) -> Iterator[str]:
 def _weights(bundle: _Bundle) -> Iterator[str]:
     import torch
 
-    there = {stem: config for stem, config in _WEIGHTS.items() if (bundle.folder / "models" / f"{stem}.pt").is_file()}
-    if not there:
+    files = {bundle.folder / "models" / f"{stem}.pt": config for stem, config in _WEIGHTS.items()}
+    files = {path: config for path, config in files.items() if path.is_file()}
+    if not files:
         raise _SkippedError(
             "models/model.pt is not there: start from SAM's (`python -m adapters init`), or train, convert or download "
             "weights"
         )
-    for stem, config in there.items():
+    for path, config in files.items():
         network = bundle.network(config)
-        path = bundle.folder / "models" / f"{stem}.pt"
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
@@ -568,17 +581,14 @@ def _weights(bundle: _Bundle) -> Iterator[str]:
         if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
             yield f"models/{path.name} is no plain state dict: write the network's state_dict() with torch.save"
             continue
-        expected = network.state_dict()
-        lacking, more = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-        other = [name for name in expected.keys() & state.keys() if expected[name].shape != state[name].shape]
-        for what, names in (("lacks", lacking), ("has beyond it", more), ("has in another shape", sorted(other))):
-            if names:
-                listed = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
-                yield (
-                    f"models/{path.name} does not fit network_def of configs/{config}.json: of its {len(expected)} "
-                    f"tensors it {what} {len(names)} ({listed}); make the weights anew, or set variant and sizes of "
-                    "the network to theirs"
-                )
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:  # torch names the tensors
+            faults = _line(str(error).partition(":")[2])
+            yield (
+                f"models/{path.name} does not fit network_def of configs/{config}.json ({faults}); make the weights "
+                "anew, or set variant and sizes of the network to theirs"
+            )
 
 
 @_check("README", "the commands in docs/README.md can be typed: verbs, options, files, ids and links are there")
@@ -598,14 +608,14 @@ def _reference_problems(bundle: _Bundle, stem: str) -> dict[str, list[str]]:
     if stem in bundle.whole:
         return {f"configs/{stem}.json": _missing_ids(bundle, [stem])}
     kind = "inference" if stem.startswith("inference") else "train"
-    found = {}
+    problems_of = {}
     for base in (whole for whole in bundle.whole if whole.startswith(kind)):
         chains = [[base, stem]]
         if kind == "train" and stem != "evaluate" and "evaluate" in bundle.configs:
             chains.append([base, "evaluate", stem])
         problems, chain = min(((_missing_ids(bundle, chain), chain) for chain in chains), key=lambda pair: len(pair[0]))
-        found[" and ".join(f"configs/{name}.json" for name in chain)] = problems
-    return found
+        problems_of[" and ".join(f"configs/{name}.json" for name in chain)] = problems
+    return problems_of
 
 
 def _missing_ids(bundle: _Bundle, stems: Sequence[str]) -> list[str]:
@@ -615,22 +625,17 @@ def _missing_ids(bundle: _Bundle, stems: Sequence[str]) -> list[str]:
     try:
         parser.read_config([str(bundle.path(stem)) for stem in stems])
         parser.read_meta(bundle.metadata)
-        parser.resolve_macro_and_relative_ids()
+        parser.parse()
     except (KeyError, IndexError, ValueError) as error:
         return [f"an id that is changed or repeated is not there ({_line(error)}): define it, or correct it"]
-    missing = []
-
-    def look(value: Any, place: str) -> None:
-        if isinstance(value, str):
-            for name in ReferenceResolver.match_refs_pattern(value):
-                if name not in parser:
-                    missing.append(f"{place} refers to @{name}, which is not there: define it, or correct it")
-        elif isinstance(value, (dict, list)):
-            for _, inner, part in ReferenceResolver.iter_subconfigs(place, value):
-                look(part, inner)
-
-    look(parser.config, "")
-    return [problem.replace("::", "#") for problem in missing]
+    items = parser.ref_resolver.items
+    texts = {place: item.get_config() for place, item in items.items() if isinstance(item.get_config(), str)}
+    return [
+        f"{place} refers to @{name}, which is not there: define it, or correct it".replace("::", "#")
+        for place, text in texts.items()
+        for name in ReferenceResolver.match_refs_pattern(text)
+        if name not in items
+    ]
 
 
 def _property_problems(path: Path, config: Mapping[str, Any], kind: str, folder: str) -> Iterator[str]:
@@ -668,42 +673,16 @@ def _library_versions(config: Mapping[str, Any]) -> list[str]:
     return re.findall(r"\.require\('([^']*)'\)", str(config.get("library", "")))
 
 
-def _schema(bundle: _Bundle) -> Any:
-    if bundle.schema is not None:
-        path = bundle.schema
-    else:
-        url = bundle.metadata["schema"]
-        path = cache_folder() / "schemas" / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}_{url.rpartition('/')[2]}"
-        if not path.is_file():
-            try:
-                with urlopen(url, timeout=_TIMEOUT_S) as answer:
-                    content = answer.read()
-                json.loads(content)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(path, content)
-            except (OSError, ValueError) as error:
-                raise _SkippedError(
-                    f"{url} cannot be fetched ({_line(error)}): give a copy of it with --schema"
-                ) from None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _SkippedError(f"{path} is no schema ({_line(error)}): give another with --schema") from None
-
-
 def _datalists(folder: Path) -> list[Path]:
     return [*folder.glob("configs/datalist.json"), *sorted(folder.glob("datalists/*.json"))]
 
 
 def _json(path: Path) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
-        return found
+    from monai.utils.misc import check_key_duplicates
 
-    content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a key that is there twice
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=check_key_duplicates)
     if not isinstance(content, dict):
         raise ValueError(f"it holds {type(content).__name__}, expected an object")
     return content
@@ -724,8 +703,8 @@ def _cause(error: BaseException) -> str:
     return _line(innermost(error))
 
 
-def _line(said: object) -> str:
-    text = one_line(said)
+def _line(message: object) -> str:
+    text = one_line(message)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 

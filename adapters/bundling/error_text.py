@@ -12,7 +12,7 @@ def innermost(error: BaseException) -> BaseException:
     return error
 
 
-def one_line(said: object) -> str:
+def one_line(message: object) -> str:
     """A text, or an error with its type, on one line."""
-    text = f"{type(said).__name__}: {said}" if isinstance(said, BaseException) else str(said)
+    text = f"{type(message).__name__}: {message}" if isinstance(message, BaseException) else str(message)
     return " ".join(text.split())

@@ -62,7 +62,7 @@ def new_bundle(
         workers: how many cases to read at a time.
 
     Returns:
-        What to print: what was found and chosen, and the commands.
+        What to print: what was measured and chosen, and the commands.
 
     Raises:
         FileNotFoundError: the list or one of its files is missing.
@@ -84,17 +84,17 @@ def new_bundle(
     base = path.parent if dataset_dir is None else Path(dataset_dir).expanduser()
     listed = _read_list(path, base)
     kind = _modality(modality, listed.get("modality"), name)
-    found = {
+    measured = {
         section: fingerprint(path, base, section=section, label=label, scaled=kind == "MR", workers=workers)
         for section in SECTIONS
     }
     for section in ("training", "validation"):
-        if without := found[section]["without_lesion"]:
+        if without := measured[section]["without_lesion"]:
             raise ValueError(
                 f"of section {section!r} of {str(path)!r} {len(without)} cases have no voxel of value {label} "
                 f"({', '.join(without[:_MOST_NAMES])}): take them out, or put them into the section 'test'"
             )
-    side, edge = choose(found["training"], crop_size=crop_size, spacing=spacing)
+    side, edge = choose(measured["training"], crop_size=crop_size, spacing=spacing)
     values = {
         **json.loads(_OWN.read_text(encoding="utf-8")),
         "bundle": bundle.name,
@@ -108,14 +108,14 @@ def new_bundle(
         "spacing": edge,
         "datalists": [{section: listed[section] for section in SECTIONS}],
         "data_source": f"{len(listed['training'])} training cases of the data list {path.name}",
-        **_from_fingerprint(found["training"], kind),
+        **_from_fingerprint(measured["training"], kind),
     }
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".new_") as beside:
         written = write_bundle(values, beside)
-        (written / "docs" / "fingerprint.json").write_text(json.dumps(found, indent=4) + "\n", encoding="utf-8")
+        (written / "docs" / "fingerprint.json").write_text(json.dumps(measured, indent=4) + "\n", encoding="utf-8")
         written.rename(bundle)
-    return _report(values, found, bundle)
+    return _report(values, measured, bundle)
 
 
 def bundle_name(name: str) -> str:
@@ -139,7 +139,7 @@ def bundle_name(name: str) -> str:
 
 
 def choose(
-    found: Mapping[str, Any], *, crop_size: int | None = None, spacing: float | None = None
+    measured: Mapping[str, Any], *, crop_size: int | None = None, spacing: float | None = None
 ) -> tuple[int, float]:
     """Crop and spacing for a fingerprint; a rule of this library's, which gives 128 voxels of 1 mm on ordinary CTs.
 
@@ -148,18 +148,18 @@ def choose(
     than 1 / 1.25 of the crop, the spacing grows until it is not, or until a scan fits into the crop.
 
     Args:
-        found: what `fingerprint` gave for the training cases.
+        measured: what `fingerprint` gave for the training cases.
         crop_size: takes the place of the chosen one.
         spacing: takes the place of the chosen one.
 
     Returns:
         Voxels of a crop's side, and mm of a voxel's.
     """
-    median = found["spacing"]["median"]
-    scan = max(size * edge for size, edge in zip(found["size"]["median"], median, strict=True))
+    median = measured["spacing"]["median"]
+    scan = max(size * edge for size, edge in zip(measured["size"]["median"], median, strict=True))
     edge = spacing or _rounded_up(min(median))
     side = crop_size or next((side for side in _CROPS if side * edge >= scan), _CROPS[-1])
-    needed = min(scan, _MARGIN * max(found["lesion_extent"]["percentile_95"]))
+    needed = min(scan, _MARGIN * max(measured["lesion_extent"]["percentile_95"]))
     if spacing is None and needed > side * edge:
         edge = _rounded_up(needed / side)
     return side, edge
@@ -215,8 +215,8 @@ def _modality(given: str, listed: Any, name: str) -> str:
         if given.lower() not in MODALITIES:
             raise ValueError(f"modality is {given!r}, expected CT or MR")
         return MODALITIES[given.lower()]
-    said = list(listed.values()) if isinstance(listed, Mapping) else [listed]
-    for word in (*map(str, said), *name.split("_")):
+    words = list(listed.values()) if isinstance(listed, Mapping) else [listed]
+    for word in (*map(str, words), *name.split("_")):
         if word.lower() in MODALITIES:
             return MODALITIES[word.lower()]
     raise ValueError(
@@ -230,16 +230,16 @@ def _words(name: str) -> str:
     return " ".join(words).capitalize() or name
 
 
-def _from_fingerprint(found: Mapping[str, Any], modality: str) -> dict[str, Any]:
+def _from_fingerprint(measured: Mapping[str, Any], modality: str) -> dict[str, Any]:
     """The template's values that the training cases decide, but for crop and spacing."""
-    voxels = found["intensity"]
+    voxels = measured["intensity"]
     low, high = (round(voxels[key], None if modality == "CT" else 4) for key in ("low", "high"))
     if not low < high or not voxels["std"] > 0:
         raise ValueError(
             f"the voxels of all lesions lie between {low:g} and {high:g}, which is no contrast: check the scans and "
             "which value of the labels is the lesion"
         )
-    depth, *plane = found["spacing"]["median"]
+    depth, *plane = measured["spacing"]["median"]
     return {
         "clip_low": low,
         "clip_high": high,
@@ -247,8 +247,8 @@ def _from_fingerprint(found: Mapping[str, Any], modality: str) -> dict[str, Any]
         "std": float(f"{voxels['std']:.6g}"),
         "shift": _SHIFT_HU if modality == "CT" else round(_SHIFT_SHARE * (high - low), 4),
         "augmentation": "in plane" if depth >= _COARSE * max(plane) else "3D",
-        "median_spacing": _times(found["spacing"]["median"], ".3g"),
-        "lesion_extent": _times(found["lesion_extent"]["percentile_95"], ".0f"),
+        "median_spacing": _times(measured["spacing"]["median"], ".3g"),
+        "lesion_extent": _times(measured["lesion_extent"]["percentile_95"], ".0f"),
         "measured_after": "" if modality == "CT" else ", after each scan was scaled to its own percentiles",
     }
 
@@ -257,7 +257,7 @@ def _times(numbers: Sequence[float], form: str) -> str:
     return " x ".join(format(number, form) for number in numbers)
 
 
-def _report(values: dict[str, Any], found: dict[str, Any], bundle: Path) -> str:
+def _report(values: dict[str, Any], measured: dict[str, Any], bundle: Path) -> str:
     from adapters.datasets.fingerprint import table
 
     train, evaluate, infer = (bundle / "configs" / f"{name}.json" for name in ("train", "evaluate", "inference"))
@@ -273,4 +273,4 @@ def _report(values: dict[str, Any], found: dict[str, Any], bundle: Path) -> str:
         f"{start.format('evaluating')} \"['{train}','{evaluate}']\"",
         f"{start.format('inference')} {infer} --requests clicks.json",
     ]
-    return "\n".join([table(found), "", chosen, f"wrote {bundle}; its docs/README.md says more", "", *commands])
+    return "\n".join([table(measured), "", chosen, f"wrote {bundle}; its docs/README.md says more", "", *commands])

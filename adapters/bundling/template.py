@@ -82,8 +82,11 @@ def render(values: Mapping[str, Any]) -> dict[str, str]:
         Texts by path inside the bundle.
 
     Raises:
-        ValueError: the template asks for a value that is missing.
+        ValueError: there is no such family, or the template asks for a value that is missing.
     """
+    families = sorted(path.name for path in (_TEMPLATE / "families").iterdir())
+    if values["family"] not in families:
+        raise ValueError(f"family is {values['family']!r}, expected one of {', '.join(families)}")
     filled = {**values, **_derived(values)}
     sources = _sources(values["family"])
     files = {}
@@ -133,15 +136,15 @@ def differing_files(values: Mapping[str, Any], folder: str | Path) -> list[str]:
     """
     bundle = Path(folder) / values["bundle"]
     expected = render(values)
-    found = {
+    present = {
         path.relative_to(bundle).as_posix()
         for path in bundle.rglob("*")
         if path.is_file() and path.relative_to(bundle).parts[0] not in {"models", "eval"}
     }
     changed = {
-        name for name in found & expected.keys() if (bundle / name).read_text(encoding="utf-8") != expected[name]
+        name for name in present & expected.keys() if (bundle / name).read_text(encoding="utf-8") != expected[name]
     }
-    return sorted(changed | (found ^ expected.keys()))
+    return sorted(changed | (present ^ expected.keys()))
 
 
 def _sources(family: str) -> dict[str, Path]:

@@ -35,14 +35,14 @@ def init_bundle(
 
     Raises:
         FileNotFoundError: if there is no such bundle, or SAM's file does not exist.
-        ValueError: if the bundle is part of the installed library, if neither or both of `sam` and `random` are given, if the file exists
-            and must not be replaced, or if SAM's file cannot be read or is of another variant.
+        ValueError: if the bundle is part of the installed library, if neither or both of `sam` and `random` are given,
+            if the file exists and must not be replaced, or if SAM's file cannot be read or is of another variant.
     """
     folder = check_own(find_bundle(name))
     if bool(sam) == random:
         raise ValueError(
-            f"{'both' if random else 'neither'} of sam and random is given: give SAM's file (`python -m adapters download "
-            "sam_vit_b` fetches it) as --sam, or --random for weights that nobody trained."
+            f"{'both' if random else 'neither'} of sam and random is given: give SAM's file as --sam (`python -m "
+            "adapters download sam_vit_b` fetches it), or --random for weights that nobody trained."
         )
     output = folder / "models" / "model.pt"
     if output.exists() and not overwrite:

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 import adapters
 from adapters.checkpoints.files import Checkpoint, check_tensors, kind_of, opened, replacing
 from adapters.checkpoints.sam import opened_sam, sam_tensors
-from adapters.networks import PromptableNetwork, SAMAdapter3D
+from adapters.networks import PromptableNetwork
 from adapters.networks.description import (
     METADATA_KEY,
     check_description,
@@ -89,9 +89,9 @@ def load_model(
     Raises:
         FileNotFoundError: if the file does not exist.
         ValueError: if it is truncated, holds more than tensors, is of a later format or of another network than the
-            given one (both are named), or a tensor is missing, unexpected, of another shape or not finite. A network
-            that was given is then unchanged. Without a network also if the file does not say what it is of, or not
-            what its tensors are.
+            given one (both are named). Also if a tensor is missing, unexpected, of another shape or not finite. A
+            network that was given is then unchanged. Without a network also if the file does not say what it is of, or
+            not what its tensors are.
     """
     state, source = opened(checkpoint)
     own = network is not None and isinstance(state, Mapping) and network.state_dict().keys() <= state.keys()
@@ -164,14 +164,14 @@ def _sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _frozen(sam_checkpoint: str | Path | Checkpoint, network: SAMAdapter3D) -> dict[str, Tensor]:
+def _frozen(sam_checkpoint: str | Path | Checkpoint, network: PromptableNetwork) -> dict[str, Tensor]:
     """SAM's tensors that training as published leaves as they are."""
     tensors = sam_tensors(sam_checkpoint, network)[0]
     return {name: tensors[name] for name, _, role in roles(network) if role == "sam"}
 
 
 def save_adapter(
-    network: SAMAdapter3D, path: str | Path, sam_checkpoint: str | Path, *, overwrite: bool = True
+    network: PromptableNetwork, path: str | Path, sam_checkpoint: str | Path, *, overwrite: bool = True
 ) -> Path:
     """Write the trained tensors only, as safetensors; SAM's file supplies the rest when it is read.
 
@@ -188,8 +188,8 @@ def save_adapter(
 
     Raises:
         FileNotFoundError: if SAM's file or the output's folder does not exist.
-        ValueError: if SAM's file is not the one that the network started from, or the network was trained beyond what
-            is published (the message names the tensor), or the output exists and must not be overwritten.
+        ValueError: if SAM's file is not the one that the network started from, or the output exists and must not be
+            overwritten. Also if the network was trained beyond what is published; the message names the tensor.
     """
     frozen = _frozen(sam_checkpoint, network)
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
@@ -205,7 +205,9 @@ def save_adapter(
     return Path(path)
 
 
-def load_adapter(path: str | Path, sam_checkpoint: str | Path, network: SAMAdapter3D | None = None) -> SAMAdapter3D:
+def load_adapter(
+    path: str | Path, sam_checkpoint: str | Path, network: PromptableNetwork | None = None
+) -> PromptableNetwork:
     """Read what `save_adapter` wrote, together with SAM's file.
 
     Args:

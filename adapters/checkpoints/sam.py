@@ -13,7 +13,15 @@ from torch import Tensor
 
 from adapters.checkpoints.download import download_verb
 from adapters.checkpoints.files import Checkpoint, check_tensors, kind_of, opened
-from adapters.networks import Backbone, ImageEncoder3D, SAMAdapter3D, Sizes, build_sam_adapter3d, get_sizes
+from adapters.networks import (
+    Backbone,
+    ImageEncoder3D,
+    PromptableNetwork,
+    SAMAdapter3D,
+    Sizes,
+    build_sam_adapter3d,
+    get_sizes,
+)
 from adapters.networks.backbones import name_of_sizes
 from adapters.networks.roles import roles
 
@@ -34,9 +42,9 @@ class SamReport(NamedTuple):
         used: SAM's tensors that were taken as they are.
         unused: SAM's tensors that this network has no place for: its neck (here are four 3D ones instead), and its
             prompt encoder and mask decoder.
-        derived: our tensors that were set from SAM's or to their starting values: relative positions along depth (the
-            mean of height and width), the depth table (ones), the depth convolution (1/16, the mean of the slices of a
-            patch, and no bias) and the gain on the relative positions (one).
+        derived: our tensors that were set from SAM's or to their starting values. These are relative positions along
+            depth (the mean of height and width), the depth table (ones) and the gain on the relative positions (one).
+            The depth convolution is the mean of the slices of a patch (1/16, and no bias).
         untouched: our tensors that SAM has no values for and that stay as they were: adapters, necks, prompt head,
             mask decoder.
     """
@@ -144,7 +152,7 @@ def opened_sam(checkpoint: str | Path | Checkpoint) -> Checkpoint:
 
 
 def sam_tensors(
-    checkpoint: str | Path | Checkpoint, network: SAMAdapter3D
+    checkpoint: str | Path | Checkpoint, network: PromptableNetwork
 ) -> tuple[dict[str, Tensor], tuple[str, ...], str]:
     """The tensors of a SAM checkpoint that a network takes as they are, checked.
 
@@ -204,8 +212,8 @@ def load_sam(
     """Start a network from SAM's weights, as 3DSAM-adapter does before training.
 
     Position table, patch convolution, attention, MLPs and norms are SAM's. Relative positions along depth start as
-    the mean of those along height and width, the depth table starts as ones, the depth convolution as the mean over
-    the 16 slices of a patch. Adapters, necks, prompt head and mask decoder are new and have yet to be trained.
+    the mean of those along height and width. The depth table starts as ones, the depth convolution as the mean over the
+    16 slices of a patch. Adapters, necks, prompt head and mask decoder are new and have yet to be trained.
 
     Args:
         checkpoint: SAM's ``.pth`` file, in the form of segment-anything, or what was read from it.

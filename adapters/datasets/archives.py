@@ -1,7 +1,7 @@
 """Unpacking an archive whole or not at all, and nothing outside its folder.
 
-MONAI's `safe_extract_member` checks each path. The rest is ours: MONAI's `extractall` and tarfile's data filter take a
-tar that was cut between two members for whole, overwrite a doubled member, and know neither free room nor progress.
+MONAI's `safe_extract_member` checks each path. The rest is ours: for MONAI's `extractall` and tarfile's data filter, a
+tar that was cut between two members is whole. They overwrite a doubled member, and know neither free room nor progress.
 """
 
 from __future__ import annotations
@@ -52,14 +52,10 @@ def is_archive(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
 
-def stem(archive: Path) -> str:
-    """An archive's name without what says that it is one: ``Task10_Colon`` of ``Task10_Colon.tar``."""
-    return next((archive.name[: -len(end)] for end in SUFFIXES if archive.name.lower().endswith(end)), archive.name)
-
-
 def target(archive: Path, folder: Path) -> Path:
-    """The folder of its own that `unpack` makes for an archive."""
-    return folder / stem(archive)
+    """The folder of its own that `unpack` makes for an archive: ``Task10_Colon`` for ``Task10_Colon.tar``."""
+    ending = next((end for end in SUFFIXES if archive.name.lower().endswith(end)), "")
+    return folder / archive.name[: len(archive.name) - len(ending)]
 
 
 def contents(archive: Path) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from os import PathLike
@@ -25,6 +25,7 @@ from tqdm import tqdm
 from adapters.files import write_whole
 from adapters.transforms import CheckScand, LoadScand, load_datalist
 from adapters.transforms.datalist import entry_name
+from adapters.transforms.loading import in_words, label_values
 
 logger = logging.getLogger(__name__)
 
@@ -109,16 +110,15 @@ def measure(
     try:
         loaded = check(load({"image": str(image), "label": str(label)}))  # MONAI's Compose would hide their errors
         truth = loaded["label"].numpy()[0]
-        values = _values(truth)
+        values = label_values(truth)
         if allowed is not None and (others := [value for value in values if value not in allowed]):
-            listed = ", ".join(f"{value:g}" for value in others[:10])
             raise ValueError(
-                f"the label {str(label)!r} holds {listed}, expected no value but {', '.join(map(str, sorted(allowed)))}"
+                f"the label {str(label)!r} holds {in_words(others)}, expected no value but "
+                f"{', '.join(map(str, sorted(allowed)))}"
             )
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{name}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+    except (FileNotFoundError, ValueError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"{name}: {error}") from error
     if scaled:
         loaded = ScaleIntensityRangePercentilesd("image", LOW, HIGH, 0.0, 1.0)(loaded)
     affine = np.asarray(loaded["image"].meta["original_affine"], dtype=np.float64)
@@ -136,17 +136,6 @@ def measure(
         lesions=_lesions(mask, abs(np.linalg.det(affine[:3, :3])), edges, order),
         intensities=loaded["image"].numpy()[0][mask] if intensities else np.empty(0, dtype=np.float32),
     )
-
-
-def _values(label: np.ndarray) -> list[float]:
-    """The values of a label; plane by plane, because sorting a whole scan takes seconds."""
-    found: set[float] = set()
-    for plane in label:
-        with np.errstate(invalid="ignore"):
-            small = plane.astype(np.uint8)
-        whole = np.array_equal(small, plane)
-        found.update(np.flatnonzero(np.bincount(small.ravel())).tolist() if whole else np.unique(plane).tolist())
-    return sorted(found)
 
 
 def _lesions(mask: np.ndarray, voxel: float, edges: np.ndarray, order: Sequence[int]) -> tuple[Lesion, ...]:
@@ -178,34 +167,23 @@ def measure_all(tasks: Sequence[Callable[[], Case]], *, workers: int = 2, title:
     if workers < 1:
         raise ValueError(f"workers is {workers}, expected at least 1")
 
-    def attempt(task: Callable[[], Case]) -> Case | str:
-        try:
-            return task()
-        except (ValueError, OSError) as error:
-            return str(error)
-
     cases: list[Case] = []
     problems: list[str] = []
-    for result in tqdm(_in_threads(attempt, tasks, workers), desc=title, total=len(tasks), unit="case"):
-        if isinstance(result, Case):
-            cases.append(result)
-        else:
-            problems.append(result)
-            if len(problems) == _MOST_PROBLEMS:
-                break
+    executor = ThreadPoolExecutor(workers)
+    try:
+        for future in tqdm([executor.submit(task) for task in tasks], desc=title, unit="case"):
+            try:
+                cases.append(future.result())
+            except (ValueError, OSError) as error:
+                problems.append(str(error))
+                if len(problems) == _MOST_PROBLEMS:
+                    break
+    finally:  # what has not begun is given up
+        executor.shutdown(cancel_futures=True)
     if problems:
         checked = len(cases) + len(problems)
         raise ValueError(f"{len(problems)} of {checked} cases looked at cannot be used: {'; '.join(problems)}")
     return cases
-
-
-def _in_threads(function: Callable[[Any], Any], values: Iterable[Any], workers: int) -> Iterator[Any]:
-    """Like ``map``, in threads; what has not begun is given up when the reader stops reading."""
-    executor = ThreadPoolExecutor(workers)
-    try:
-        yield from executor.map(function, values)
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 def fingerprint(
@@ -219,7 +197,7 @@ def fingerprint(
 ) -> dict[str, Any]:
     """Intensities, spacing, size and lesions of the cases of a data list.
 
-    The window of intensities lies between the percentiles 0.5 and 99.5 of all voxels of all lesions; mean and standard
+    The window of intensities lies between the percentiles 0.5 and 99.5 of all voxels of all lesions. Mean and standard
     deviation are those of the same voxels, before anything is clipped. Take the training section, so that nothing of
     the test cases goes into the training.
 
@@ -233,11 +211,11 @@ def fingerprint(
         workers: how many cases to read at a time.
 
     Returns:
-        What `fingerprint.json` holds: ``section``, ``label``, ``cases`` (their number), ``without_lesion`` (names),
-        ``intensity`` (low, high, mean, std, median, minimum, maximum, and voxels, their number), ``axes`` (how many
-        cases are stored how), and each with minimum, median and maximum: ``spacing`` (mm) and ``size`` (voxels) along
-        depth, height, width, ``lesions`` (a case), ``lesion_volume`` (ml), ``lesion_extent`` (mm along depth, height,
-        width; with the 95th percentile).
+        What `fingerprint.json` holds. ``section``, ``label``, ``cases`` (their number), ``without_lesion`` (names),
+        ``axes`` (how many cases are stored how). ``intensity``: low, high, mean, std, median, minimum, maximum, and
+        voxels, their number. Each with minimum, median and maximum: ``spacing`` (mm) and ``size`` (voxels) along depth,
+        height, width, ``lesions`` (a case) and ``lesion_volume`` (ml). ``lesion_extent`` (mm along depth, height,
+        width) has the 95th percentile too.
 
     Raises:
         FileNotFoundError: the list or a file is missing.
@@ -245,29 +223,35 @@ def fingerprint(
     """
     path = Path(datalist).expanduser()
     entries = load_datalist(path, section, path.parent if dataset_dir is None else dataset_dir)
-    wanted = json.loads(path.read_text(encoding="utf-8")).get("lesion") if label is None else label
-    if wanted is not None and not isinstance(wanted, int):
-        raise ValueError(f"the lesion of {str(path)!r} is {wanted!r}, expected a value of the labels such as 1")
-    lesion = 1 if wanted is None else wanted
+    named = json.loads(path.read_text(encoding="utf-8")).get("lesion") if label is None else label
+    if named is not None and not isinstance(named, int):
+        raise ValueError(f"the lesion of {str(path)!r} is {named!r}, expected a value of the labels such as 1")
+    lesion = 1 if named is None else named
     names = [entry_name(entry) for entry in entries]
 
     def task(name: str, entry: dict[str, Any]) -> Callable[[], Case]:
         return lambda: measure(name, entry["image"], entry["label"], lesion, intensities=True, scaled=scaled)
 
     cases = measure_all([task(*both) for both in zip(names, entries, strict=True)], workers=workers, title=section)
-    values = sorted({value for case in cases for value in case.values})
-    held = ", ".join(f"{value:g}" for value in values)
-    if wanted is None and set(values) - {0.0, 1.0}:
-        raise ValueError(f"the labels of {str(path)!r} hold {held}: say which is the lesion (--label)")
+    values = values_of(cases)
+    if named is None and set(values) - {0.0, 1.0}:
+        raise ValueError(f"the labels of {str(path)!r} hold {in_words(values)}: say which is the lesion (--label)")
     if lesion not in values:
-        raise ValueError(f"no label of section {section!r} of {str(path)!r} holds the lesion {lesion}, only {held}")
+        raise ValueError(
+            f"no label of section {section!r} of {str(path)!r} holds the lesion {lesion}, only {in_words(values)}"
+        )
     return {"section": section, "label": lesion, **summary(cases)}
+
+
+def values_of(cases: Sequence[Case]) -> list[float]:
+    """The values that the labels of some cases hold, in order."""
+    return sorted({value for case in cases for value in case.values})
 
 
 def summary(cases: Sequence[Case]) -> dict[str, Any]:
     """What `fingerprint` returns, of cases that were measured; ``intensity`` only where the values were kept."""
     lesions = [lesion for case in cases for lesion in case.lesions]
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "cases": len(cases),
         "without_lesion": [case.name for case in cases if not case.lesions],
         "axes": dict(Counter(case.axes for case in cases).most_common()),
@@ -277,12 +261,12 @@ def summary(cases: Sequence[Case]) -> dict[str, Any]:
     }
     if lesions:
         extents = [lesion.extent for lesion in lesions]
-        found["lesion_volume"] = _spread([lesion.volume for lesion in lesions])
-        found["lesion_extent"] = _spread(extents) | {"percentile_95": np.percentile(extents, 95, axis=0).tolist()}
+        result["lesion_volume"] = _spread([lesion.volume for lesion in lesions])
+        result["lesion_extent"] = _spread(extents) | {"percentile_95": np.percentile(extents, 95, axis=0).tolist()}
     voxels = np.concatenate([case.intensities for case in cases])
     if len(voxels):
         low, median, high = np.percentile(voxels, [LOW, 50, HIGH]).tolist()
-        found["intensity"] = {
+        result["intensity"] = {
             "low": low,
             "high": high,
             "mean": float(voxels.mean(dtype=np.float64)),
@@ -292,7 +276,7 @@ def summary(cases: Sequence[Case]) -> dict[str, Any]:
             "maximum": float(voxels.max()),
             "voxels": len(voxels),
         }
-    return found
+    return result
 
 
 def _spread(values: Sequence[Any]) -> dict[str, Any]:
@@ -311,17 +295,17 @@ def table(columns: dict[str, dict[str, Any]]) -> str:
         columns: what `summary` returned, by the column's title.
     """
     rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        ("cases", lambda found: str(found["cases"])),
-        ("without a lesion", lambda found: str(len(found["without_lesion"]))),
-        ("stored axes point to", lambda found: ", ".join(f"{axes} ({n})" for axes, n in found["axes"].items())),
-        (f"spacing, mm ({AXES})", lambda found: _range(found.get("spacing"), "{:.2f}")),
-        (f"size, voxels ({AXES})", lambda found: _range(found.get("size"), "{:.0f}")),
-        ("lesions in a case", lambda found: _range(found.get("lesions"), "{:g}")),
-        ("volume of a lesion, ml", lambda found: _range(found.get("lesion_volume"), "{:.2f}")),
-        (f"extent of a lesion, mm ({AXES})", lambda found: _range(found.get("lesion_extent"), "{:.0f}")),
+        ("cases", lambda column: str(column["cases"])),
+        ("without a lesion", lambda column: str(len(column["without_lesion"]))),
+        ("stored axes point to", lambda column: ", ".join(f"{axes} ({n})" for axes, n in column["axes"].items())),
+        (f"spacing, mm ({AXES})", lambda column: _range(column.get("spacing"), "{:.2f}")),
+        (f"size, voxels ({AXES})", lambda column: _range(column.get("size"), "{:.0f}")),
+        ("lesions in a case", lambda column: _range(column.get("lesions"), "{:g}")),
+        ("volume of a lesion, ml", lambda column: _range(column.get("lesion_volume"), "{:.2f}")),
+        (f"extent of a lesion, mm ({AXES})", lambda column: _range(column.get("lesion_extent"), "{:.0f}")),
     ]
     lines = [["median (minimum to maximum)", *columns], ["---"] * (len(columns) + 1)]
-    lines += [[title, *(text(found) for found in columns.values())] for title, text in rows]
+    lines += [[title, *(text(column) for column in columns.values())] for title, text in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -335,11 +319,11 @@ def _range(spread: dict[str, Any] | None, form: str) -> str:
     return f"{middle} ({low} to {high})"
 
 
-def write_fingerprint(found: dict[str, Any], output: str | PathLike) -> str:
+def write_fingerprint(result: dict[str, Any], output: str | PathLike) -> str:
     """Writes what `fingerprint` returned as JSON.
 
     Args:
-        found: the fingerprint.
+        result: the fingerprint.
         output: the file; its folder is made if it is not there.
 
     Returns:
@@ -347,14 +331,14 @@ def write_fingerprint(found: dict[str, Any], output: str | PathLike) -> str:
     """
     file = Path(output).expanduser()
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(found, indent=4) + "\n")
-    voxels = found["intensity"]
+    write_whole(file, json.dumps(result, indent=4) + "\n")
+    voxels = result["intensity"]
     return "\n".join(
         [
-            table({found["section"]: found}),
+            table({result["section"]: result}),
             "",
             (
-                f"lesions, label {found['label']}, {voxels['voxels']} voxels: percentiles {LOW} and {HIGH} are "
+                f"lesions, label {result['label']}, {voxels['voxels']} voxels: percentiles {LOW} and {HIGH} are "
                 f"{voxels['low']:g} and {voxels['high']:g}, mean {voxels['mean']:.6g}, standard deviation "
                 f"{voxels['std']:.6g}"
             ),

@@ -7,8 +7,8 @@ lungs, heart, liver, kidneys and tumours, which are ellipsoids.
 
 from __future__ import annotations
 
+import gzip
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
+
+from adapters.files import write_whole
 
 TISSUES = MappingProxyType(
     {
@@ -93,13 +95,13 @@ def phantom_tumours(seed: int, extent: Sequence[float] | NDArray[np.float64], *,
     rng = np.random.default_rng([seed, 0])
     quarters = rng.permutation([(1, 1), (1, -1), (-1, 1), (-1, -1)])[:tumours]
     size = np.asarray(extent, dtype=np.float64)
-    found = []
+    ellipsoids = []
     for right, front in quarters:
         longest = 0.11 * min(size) * rng.uniform(0.75, 1.0)
         semi_axes = longest * np.array([1.0, rng.uniform(0.6, 1.0), rng.uniform(0.5, 0.9)])
         place = np.array([0.2 * right, 0.13 * front, rng.uniform(-0.2, 0.2)])
-        found.append(Ellipsoid(place * size, semi_axes, Rotation.random(random_state=rng).as_matrix()))
-    return found
+        ellipsoids.append(Ellipsoid(place * size, semi_axes, Rotation.random(random_state=rng).as_matrix()))
+    return ellipsoids
 
 
 def _affine(shape: Sequence[int], spacing: Sequence[float], orientation: str) -> NDArray[np.float64]:
@@ -158,7 +160,7 @@ def phantom(
 
     Returns:
         The image (i, j, k) in HU, the label (i, j, k) with 1 in the tumours, and the (4, 4) affine from voxels to world
-        (mm, RAS+), with the world's origin at the middle of the grid.
+        (mm, RAS+). The world's origin is the middle of the grid.
 
     Raises:
         ValueError: If the shape, spacing, orientation or number of tumours makes no sense.
@@ -223,17 +225,10 @@ def write_phantoms(
         case = {}
         for key, array in (("image", np.rint(image).astype(np.int16)), ("label", label)):
             path = Path(folder) / f"{key}s" / f"phantom_{number:03d}.nii.gz"
-            _write(nib.Nifti1Image(array, affine), path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scan = nib.Nifti1Image(array, affine)
+            scan.header.set_xyzt_units("mm")
+            write_whole(path, gzip.compress(scan.to_bytes(), compresslevel=1, mtime=0))  # as nibabel does
             case[key] = str(path)
         listed.append(case)
     return listed
-
-
-def _write(image: nib.Nifti1Image, path: Path) -> None:
-    """Writes beside the path and moves it into place, so that an interruption leaves no half file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.header.set_xyzt_units("mm")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder:
-        whole = Path(folder) / path.name
-        nib.save(image, whole)
-        whole.replace(path)

@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adapters.datasets.archives import contents, is_archive, target, unpack
-from adapters.datasets.fingerprint import Case, measure, measure_all, summary, table
+from adapters.datasets.fingerprint import Case, measure, measure_all, summary, table, values_of
 from adapters.datasets.releases import RELEASES, Release, get_release
+from adapters.fetching import WebFile, fetch
 from adapters.files import write_whole
+from adapters.transforms.loading import in_words
 
 logger = logging.getLogger(__name__)
 
 DATALIST = "datalist.json"
 _MOST_NAMES = 10
 _OTHER_NAMES = {"Liver": "lits"}  # what dataset.json may call a task beside its organ
-
-
-@dataclass(frozen=True)
-class Files:
-    """Where a case's image and label lie; None where there is none."""
-
-    image: Path | None = None
-    label: Path | None = None
+_KINDS = ("image", "label")
+Files = Mapping[str, Path]  # where a case's "image" and "label" lie, as far as they are there
 
 
 def prepare(
@@ -52,7 +43,7 @@ def prepare(
     """Checks a release and writes the data lists of its published folds.
 
     ``datalist.json`` holds the fold that was asked for, ``datalist_fold0.json`` and so on all of them, in the sections
-    "training", "validation" and "test"; their paths start from `output`, which is a configuration's ``dataset_dir``.
+    "training", "validation" and "test". Their paths start from `output`, which is a configuration's ``dataset_dir``.
     ``cases.csv`` holds what was found in each case. Images and labels stay as they are: nothing is repaired.
 
     Args:
@@ -70,9 +61,9 @@ def prepare(
 
     Raises:
         FileNotFoundError: there is no such source; a case of the folds has no image or no label: names it.
-        ValueError: no such release or fold, the files of another one, a truncated archive, a case that is there twice,
-            a label with other values, an image and a label on different grids, an image with NaN: names it. No case
-            at all holds the lesion.
+        ValueError: no such release or fold, the files of another one, a truncated archive, a case that is there twice.
+            A label with other values, an image and a label on different grids, an image with NaN: names it. No case at
+            all holds the lesion.
         OSError: the disk is full; the download failed.
     """
     release = get_release(dataset)
@@ -81,36 +72,34 @@ def prepare(
     if download == bool(source):
         raise ValueError(f"give either the source of {dataset} (--source) or --download, not both or neither")
     given = _download(release, folder) if download else Path(str(source)).expanduser()
-    found, places = _look(release, given, folder)
-    _check_description(release, found)
-    folds, missing = _complete(release, found, places, partial=partial)
+    case_files, places = _look(release, given, folder)
+    _check_description(release, case_files)
+    folds, missing = _complete(release, case_files, places, partial=partial)
 
     used = sorted({case for sections in folds for section in sections.values() for case in section})
-    tasks = [_task(release, case, found[case]) for case in used]
+    tasks = [_task(release, case, case_files[case]) for case in used]
     cases = dict(zip(used, measure_all(tasks, workers=workers, title=dataset), strict=True))
     if not any(case.lesions for case in cases.values()):
-        values = sorted({value for case in cases.values() for value in case.values})
         raise ValueError(
             f"no label of the {len(cases)} cases holds {release.lesion} ({release.labels[release.lesion]}), only "
-            f"{', '.join(f'{value:g}' for value in values)}; expected the labels of {release.title} as distributed"
+            f"{in_words(values_of([*cases.values()]))}; expected the labels of {release.title} as distributed"
         )
     folder.mkdir(parents=True, exist_ok=True)
     for number, sections in enumerate(folds):
         if len(folds) > 1:
-            _write_datalist(release, number, sections, found, folder, f"datalist_fold{number}.json")
-    _write_datalist(release, fold, folds[fold], found, folder, DATALIST)
-    _write_cases(folds[fold], cases, found, folder)
-    return _report(release, fold, folds[fold], cases, sorted(found.keys() - set(release.cases)), missing, folder)
+            _write_datalist(release, number, sections, case_files, folder, f"datalist_fold{number}.json")
+    _write_datalist(release, fold, folds[fold], case_files, folder, DATALIST)
+    _write_cases(folds[fold], cases, case_files, folder)
+    return _report(release, fold, folds[fold], cases, sorted(case_files.keys() - set(release.cases)), missing, folder)
 
 
 def _task(release: Release, case: str, files: Files) -> Callable[[], Case]:
-    return lambda: measure(case, str(files.image), str(files.label), release.lesion, allowed=release.labels.keys())
+    return lambda: measure(case, files["image"], files["label"], release.lesion, allowed=release.labels.keys())
 
 
 def _download(release: Release, folder: Path) -> Path:
-    """Fetches a task of the Medical Segmentation Decathlon through MONAI, which checks its MD5."""
-    from monai.apps import DecathlonDataset, download_url
-    from monai.apps.utils import HashCheckError
+    """Fetches a task of the Medical Segmentation Decathlon; MONAI knows where it is, and its MD5."""
+    from monai.apps import DecathlonDataset
 
     if release.task not in DecathlonDataset.resource:
         offered = ", ".join(name for name, other in RELEASES.items() if other.task)
@@ -118,47 +107,16 @@ def _download(release: Release, folder: Path) -> Path:
             f"{release.name} cannot be downloaded from here (only {offered} can); get it from {release.reference} and "
             "give the file or folder as --source"
         )
-    archive, url = folder / f"{release.task}.tar", DecathlonDataset.resource[release.task]
+    archive = folder / f"{release.task}.tar"
     if (place := target(archive, folder)).is_dir():  # unpacked by an earlier run
         return place
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with _temporary_files_in(folder / ".download"):
-            download_url(url, archive, DecathlonDataset.md5[release.task], "md5")
-        if not archive.is_file():  # MONAI passes over a folder that it may not write to
-            raise PermissionError(errno.EACCES, "it could not be written", str(archive))
-    except HashCheckError as error:
-        raise ValueError(
-            f"{str(archive)!r} of {url} is truncated or another file (its MD5 is not that of the release), nothing was "
-            f"unpacked; remove it if it is there, and fetch it again: {error}"
-        ) from error
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            reason = f"the disk is too small for {archive.name}, nothing of it is left; make room: {error.strerror}"
-            raise OSError(error.errno, reason, str(folder)) from error
-        raise OSError(
-            f"{url} could not be fetched ({error}); on a machine with network, fetch that file and give it as --source"
-        ) from error
+    web = WebFile(DecathlonDataset.resource[release.task], DecathlonDataset.md5[release.task], "md5")
+    fetch(web, archive, or_else="give it as --source")
     return archive
 
 
-@contextmanager
-def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """MONAI downloads into the system's temporary folder, which may be smaller than a task of 27 GB.
-
-    What a run that was killed left in ours is removed.
-    """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    before, tempfile.tempdir = tempfile.tempdir, str(folder)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _look(release: Release, source: Path, output: Path) -> tuple[dict[str, Files], list[Path]]:
+def _look(release: Release, source: Path, output: Path) -> tuple[Mapping[str, Files], list[Path]]:
     """The release's cases in an archive or folder, and the folders that they were looked for in."""
     if not source.exists():
         raise FileNotFoundError(f"there is no file or folder {str(source)!r}; check --source")
@@ -169,15 +127,15 @@ def _look(release: Release, source: Path, output: Path) -> tuple[dict[str, Files
     else:
         places = [source]
     paths = _files(places)
-    found = _cases(release, paths)
+    case_files = _cases(release, paths)
     packed = [path for path in paths if path.parent == source.absolute() and is_archive(path)]
-    if not found and packed:
+    if not case_files and packed:
         places = _unpack(release, source, packed, output)
         paths = _files(places)
-        found = _cases(release, paths)
-    if not found:
+        case_files = _cases(release, paths)
+    if not case_files:
         raise ValueError(_nothing(release, source, paths))
-    return found, places
+    return case_files, places
 
 
 def _unpack(release: Release, source: Path, archives: Sequence[Path], output: Path) -> list[Path]:
@@ -208,7 +166,7 @@ def _files(places: Sequence[Path]) -> list[Path]:
     return paths
 
 
-def _cases(release: Release, paths: Sequence[Path]) -> dict[str, Files]:
+def _cases(release: Release, paths: Sequence[Path]) -> Mapping[str, Files]:
     """The files of each case.
 
     Raises:
@@ -223,11 +181,11 @@ def _cases(release: Release, paths: Sequence[Path]) -> dict[str, Files]:
         first = kinds.setdefault(case, {}).setdefault(kind, path)
         if first != path:
             raise ValueError(f"the {kind} of {case} is there twice, {str(first)!r} and {str(path)!r}; move one away")
-    return {case: Files(**files) for case, files in kinds.items()}
+    return kinds
 
 
 def _nothing(release: Release, source: Path, paths: Sequence[Path]) -> str:
-    """What to say where no case of the release is found."""
+    """What to say where there is no case of the release."""
     expected = f"expected {release.title}: {release.layout}"
     for other in RELEASES.values():
         example = next((path for path in paths if other.find(path.as_posix())), None)
@@ -251,9 +209,9 @@ def _description(file: Path) -> dict[str, Any]:
     return content
 
 
-def _check_description(release: Release, found: Mapping[str, Files]) -> None:
+def _check_description(release: Release, case_files: Mapping[str, Files]) -> None:
     """The Decathlon's dataset.json, if there is one: of this task, with its labels, no case listed twice."""
-    image = next((files.image for files in found.values() if files.image is not None), None)
+    image = next((files["image"] for files in case_files.values() if "image" in files), None)
     if not release.task or image is None or not (file := image.parent.parent / "dataset.json").is_file():
         return
     content = _description(file)
@@ -274,21 +232,16 @@ def _check_description(release: Release, found: Mapping[str, Files]) -> None:
 
 
 def _complete(
-    release: Release, found: Mapping[str, Files], places: Sequence[Path], *, partial: bool
+    release: Release, case_files: Mapping[str, Files], places: Sequence[Path], *, partial: bool
 ) -> tuple[list[dict[str, list[str]]], list[str]]:
     """The folds with the cases that are there, and the cases that are not."""
-    whole = {case for case, files in found.items() if files.image is not None and files.label is not None}
+    whole = {case for case, files in case_files.items() if len(files) == len(_KINDS)}
     missing = [case for case in release.cases if case not in whole]
     if missing and not (partial and len(missing) < len(release.cases)):
-        parts = [
-            f"{what} {_names(cases)}"
-            for what, cases in (
-                ("nothing of", [case for case in missing if case not in found]),
-                ("no image of", [case for case in missing if case in found and found[case].image is None]),
-                ("no label of", [case for case in missing if case in found and found[case].label is None]),
-            )
-            if cases
-        ]
+        lacking = {"nothing of": [case for case in missing if case not in case_files]}
+        for kind in _KINDS:
+            lacking[f"no {kind} of"] = [c for c in missing if c in case_files and kind not in case_files[c]]
+        parts = [f"{what} {_names(cases)}" for what, cases in lacking.items() if cases]
         raise FileNotFoundError(
             f"{len(missing)} of the {len(release.cases)} cases of {release.title} are missing in "
             f"{', '.join(map(str, places))}: {'; '.join(parts)}; expected {release.layout}"
@@ -306,9 +259,9 @@ def _names(cases: Sequence[str]) -> str:
     return ", ".join(cases[:_MOST_NAMES]) + more
 
 
-def _path(file: Path | None, folder: Path) -> str:
+def _path(file: Path, folder: Path) -> str:
     """A file's path as the data list has it: from the list's folder if it lies below it, or else from the root."""
-    absolute, base = Path(str(file)).absolute(), folder.absolute()
+    absolute, base = file.absolute(), folder.absolute()
     return (absolute.relative_to(base) if absolute.is_relative_to(base) else absolute).as_posix()
 
 
@@ -316,15 +269,12 @@ def _write_datalist(
     release: Release,
     fold: int,
     sections: Mapping[str, Sequence[str]],
-    found: Mapping[str, Files],
+    case_files: Mapping[str, Files],
     folder: Path,
     name: str,
 ) -> None:
     entries = {
-        section: [
-            {"case": case, "image": _path(found[case].image, folder), "label": _path(found[case].label, folder)}
-            for case in cases
-        ]
+        section: [{"case": case, **{kind: _path(case_files[case][kind], folder) for kind in _KINDS}} for case in cases]
         for section, cases in sections.items()
     }
     content = {
@@ -346,7 +296,7 @@ def _write_datalist(
 
 
 def _write_cases(
-    sections: Mapping[str, Sequence[str]], cases: Mapping[str, Case], found: Mapping[str, Files], folder: Path
+    sections: Mapping[str, Sequence[str]], cases: Mapping[str, Case], case_files: Mapping[str, Files], folder: Path
 ) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -356,7 +306,7 @@ def _write_cases(
             case = cases[name]
             shape, spacing = "x".join(map(str, case.shape)), "x".join(f"{edge:.4g}" for edge in case.spacing)
             volume = f"{case.volume:.3f}"
-            image = _path(found[name].image, folder)
+            image = _path(case_files[name]["image"], folder)
             writer.writerow([name, section, case.axes, shape, spacing, len(case.lesions), volume, image])
     write_whole(folder / "cases.csv", text.getvalue())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,36 +16,27 @@ SOFT_TISSUE, LUNG = (-160.0, 240.0), (-1000.0, 400.0)
 """Windows in HU."""
 
 
-@dataclass(frozen=True, eq=False)
-class Shown:
-    """A case with its masks on one grid whose axes go from foot to head, front to back and right to left (SPL).
+def slices(
+    image: NDArray[np.float32],
+    truth: NDArray[np.bool_],
+    prediction: NDArray[np.bool_],
+    click: NDArray[np.float64],
+    spacing: Sequence[float],
+) -> bytes:
+    """Axial, coronal and sagittal slices through the click with both outlines, round the tumour, as a PNG.
 
-    Attributes:
-        name: The case.
-        image: (D, H, W) HU.
-        truth: (D, H, W) bool, the mask that came with the scan.
-        prediction: (D, H, W) bool, the network's mask.
-        click: (3,) voxel of this grid.
+    Args:
+        image: (D, H, W) HU; its axes go from foot to head, front to back and right to left (SPL).
+        truth: (D, H, W), the mask that came with the scan.
+        prediction: (D, H, W), the network's mask.
+        click: (3,) voxel of the image.
         spacing: Millimetres along each axis.
     """
-
-    name: str
-    image: NDArray[np.float32]
-    truth: NDArray[np.bool_]
-    prediction: NDArray[np.bool_]
-    click: NDArray[np.float64]
-    spacing: tuple[float, float, float]
-
-
-def slices(shown: Shown) -> bytes:
-    """Axial, coronal and sagittal slices through the click with both outlines, round the tumour, as a PNG."""
-    cut = box_round(shown.truth | shown.prediction, shown.click, shown.spacing, MARGIN_MM)
-    image = shown.image[cut]
+    cut = box_round(truth | prediction, click, spacing, MARGIN_MM)
     # a wide window where much of what is shown is lung or air
-    window = LUNG if (image < -500).mean() > 0.15 else SOFT_TISSUE
-    click = (shown.click - [side.start for side in cut])[None]
-    figure = draw_case(image, shown.truth[cut], shown.prediction[cut], click, shown.spacing, window=window)
-    return png(figure)
+    window = LUNG if (image[cut] < -500).mean() > 0.15 else SOFT_TISSUE
+    clicks = (click - [side.start for side in cut])[None]
+    return png(draw_case(image[cut], truth[cut], prediction[cut], clicks, spacing, window=window))
 
 
 def curve(steps: Sequence[float], values: Sequence[float], *, xlabel: str, ylabel: str) -> bytes:

@@ -20,7 +20,7 @@ from monai.transforms import Orientation
 from tqdm import tqdm
 
 from adapters.bundling.folders import shipped_bundles
-from adapters.demo.report import Shown, curve, slices
+from adapters.demo.report import curve, slices
 from adapters.demo.samples import Case, samples
 from adapters.files import case_name, write_whole
 from adapters.metrics import volume_scores
@@ -190,13 +190,17 @@ def _click(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
         if prediction.shape != image.shape or not np.allclose(prediction.affine, image.affine, atol=1e-3):
             raise RuntimeError(f"the mask of {case.name} is not on the image's own grid; this is a mistake of ours")
         place = click.to_voxel(np.asarray(image.affine), shape=tuple(image.shape[1:]), frame="image").points[0]
-        shown = Shown(case.name, image[0].numpy(), _mask(label), _mask(prediction), place, _spacing(image))
-        overlap = volume_scores(shown.prediction, shown.truth, shown.spacing)["dice"]
-        millilitres = np.prod(shown.spacing) / 1000
-        volumes = [f"{mask.sum() * millilitres:.1f} ml" for mask in (shown.truth, shown.prediction)]
+        truth, mask, spacing = _mask(label), _mask(prediction), _spacing(image)
+        overlap = volume_scores(mask, truth, spacing)["dice"]
+        volumes = [f"{lesion.sum() * np.prod(spacing) / 1000:.1f} ml" for lesion in (truth, mask)]
         stored = ", ".join(f"{c:g}" for c in click.points[0])
         rows.append([case.name, stored, *volumes, f"{overlap:.2f}"])
-        pictures.append(Picture(slices(shown), f"{case.name}: Dice {overlap:.2f}; slices through the click."))
+        pictures.append(
+            Picture(
+                slices(image[0].numpy(), truth, mask, place, spacing),
+                f"{case.name}: Dice {overlap:.2f}; slices through the click.",
+            )
+        )
     table = Table(["case", "click (i, j, k)", "tumour", "predicted", "Dice"], rows)
     about = [
         (

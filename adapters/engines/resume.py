@@ -1,7 +1,7 @@
 """A training that can be killed at any moment and goes on as if nothing had happened.
 
-In place of Ignite's `Checkpoint` with `DiskSaver`: under one name that removes the last state before it writes the next,
-and a state that cannot be read ends the run. It keeps no best epoch for the validator and seeds nothing.
+In place of Ignite's `Checkpoint` with `DiskSaver`: under one name that removes the last state before it writes the next
+one, and takes no older one where that cannot be read. It does not restore the best epoch, and seeds nothing.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from monai.engines import Evaluator
@@ -128,8 +128,8 @@ class Resume:
         logger.info("the run goes on after epoch %d of %s", state["epoch"], engine.state.max_epochs)
 
     def _reseed(self, engine: Engine) -> None:
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        seed = int(np.random.SeedSequence([self.seed, engine.state.epoch, rank]).generate_state(1)[0])
+        source = np.random.SeedSequence([self.seed, engine.state.epoch, idist.get_rank()])
+        seed = int(source.generate_state(1)[0])
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002  (MONAI's transforms and their workers may use it)
         torch.manual_seed(seed)
@@ -140,7 +140,7 @@ class Resume:
                 set_rnd(getattr(item, "transform", item), seed + number)
 
     def _keep(self, engine: Any, *, finished: bool) -> None:
-        if dist.is_available() and dist.is_initialized() and dist.get_rank() > 0:
+        if idist.get_rank() > 0:
             return
         validated = self.validator.state if self.validator is not None else None
         best = engine.state.epoch if validated is None else validated.best_metric_epoch

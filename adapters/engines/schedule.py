@@ -1,6 +1,6 @@
 """How long a run lasts and how its learning rate falls.
 
-In place of Ignite's `TimeLimit`: its clock starts when it is built, starts anew when a run resumes, and is each process's
+In place of Ignite's `TimeLimit`: its clock starts when it is built, and anew when a run resumes. Each process has its
 own, so that processes of one run stop at different steps. The rate has to follow the same clock.
 """
 
@@ -10,8 +10,8 @@ import logging
 import time
 from collections.abc import Mapping
 
+import ignite.distributed as idist
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from monai.handlers import ValidationHandler
@@ -96,12 +96,7 @@ class LinearDecay:
 
     def _elapsed(self) -> float:
         """Seconds by the clock of the first process, so that all processes go and stop together."""
-        seconds = torch.tensor([time.monotonic() - self.started], dtype=torch.float64)
-        if dist.is_available() and dist.is_initialized():
-            if dist.get_backend() == "nccl":
-                seconds = seconds.cuda()
-            dist.broadcast(seconds, src=0)
-        return float(seconds)
+        return float(idist.broadcast(time.monotonic() - self.started))  # type: ignore[arg-type]  # it is as given
 
     def _stop(self, engine: Engine) -> None:
         if self.minutes is not None and self._elapsed() >= 60.0 * self.minutes:

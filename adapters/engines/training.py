@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from adapters.networks.promptable import PromptableNetwork, log_odds
+from adapters.networks.promptable import PromptableNetwork, log_odds, taken
 from adapters.prompts import (
     USERS,
     Prompts,
@@ -35,8 +35,8 @@ class PublishedClicks:
     """`prepare_batch` with the clicks of the published training and validation.
 
     Draws ``lesion`` clicks from the lesion (with replacement; none if the crop has no lesion) and ``stray`` clicks
-    from anywhere in the crop, all of them given as on the lesion, as the published network knows no labels
-    (3DSAM-adapter, section 4.1: 10 and 20 in training, 10 and 0 in validation).
+    from anywhere in the crop. All are given as on the lesion, as the published network knows no labels (3DSAM-adapter,
+    section 4.1: 10 and 20 in training, 10 and 0 in validation).
 
     Args:
         lesion: clicks on the lesion.
@@ -80,8 +80,8 @@ class PublishedClicks:
 class InteractiveUpdate:
     """`iteration_update` that trains one network for automatic mode, the first click and corrections.
 
-    The image is encoded once; then several rounds are decoded, each with more clicks than the one before and with
-    its logits, as a user does it, and the loss is the mean over the rounds. The first round has no clicks, one, or
+    The image is encoded once. Then several rounds are decoded, each with more clicks than the one before and with its
+    log-odds, as a user does it; the loss is the mean over the rounds. The first round has no clicks, one, or
     several random ones on the lesion; each later one adds clicks where the last prediction was wrong, on or off
     the lesion (iterative clicks as in Medical SAM Adapter, arXiv 2304.12620).
 
@@ -158,7 +158,7 @@ class InteractiveUpdate:
         for _ in range(int(self.rng.integers(1, self.max_added + 1))):
             click = next_click(label, prediction, self.rng, jitter=self.jitter)
             prompts = prompts.with_clicks(click.points, click.labels)
-            for point, on_lesion in zip(np.rint(click.points).astype(int), click.labels, strict=True):
+            for point, on_lesion in zip(click.points.astype(int), click.labels, strict=True):
                 box = tuple(slice(max(0, i - 6), i + 7) for i in point)
                 truth = label[box] > 0
                 prediction[box] = prediction[box] | truth if on_lesion else prediction[box] & truth
@@ -234,7 +234,8 @@ class InteractiveUpdate:
                     for prompts, item, lesion in zip(placed, truth, _numpy(stands), strict=True)
                 ]
                 mask = stands if keep else None
-            logits = network.logits(features, image, prompt_tensors(placed, device=image.device, mask=mask))
+            prompts = prompt_tensors(placed, device=image.device, mask=mask)
+            logits = network.logits(features, image, taken(prompts, network.takes))
             yield logits
 
 

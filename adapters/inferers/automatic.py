@@ -172,9 +172,9 @@ class AutomaticInferer(Inferer):
     def working_bytes(self, scan_size: Sequence[int], affine: np.ndarray | None = None, channels: int = 2) -> int:
         """Bytes of tensors that a scan takes at most while it is predicted, beside itself, its result and the network.
 
-        Sums of one layer of windows and their weights, a piece of it on its way to the scan's grid, and the windows
-        that are predicted at a time with their logits. The scan's longest side does not count, once it is longer than
-        a window. The result has 2 bytes a voxel of the scan.
+        These are the sums of one layer of windows and their weights, and a piece of it on its way to the scan's grid.
+        To them come the windows that are predicted at a time, with their logits. The scan's longest side does not
+        count, once it is longer than a window. The result has 2 bytes a voxel of the scan.
 
         Args:
             scan_size: voxels of the scan, (D, H, W).

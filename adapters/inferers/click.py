@@ -39,7 +39,7 @@ from adapters.prompts import Prompts, PromptTensors
 logger = logging.getLogger(__name__)
 
 _OPTIONS = frozenset({"threshold", "grow", "max_crops", "reach"})
-_DEFAULT_KINDS = frozenset({"points", "mask"})  # of networks that do not say what prompts they take
+_USUAL_KINDS = frozenset({"points", "mask"})  # of prompts; for networks that do not say what they take
 
 
 @dataclass
@@ -51,6 +51,7 @@ class _Scan:
     prompts: Prompts
     mask: torch.Tensor | None
     decode: Callable[[torch.Tensor, PromptTensors], torch.Tensor]
+    takes_mask: bool
     phrase_encoder: Callable[[Sequence[str]], torch.Tensor] | None
     device: torch.device
     embeddings: Embeddings | None
@@ -69,13 +70,13 @@ class ClickInferer(Inferer):
 
     - Clicks further apart than a crop give several crops.
     - A mask that touches the face of its crop, where the scan goes on beyond it, grows into a neighbouring crop, half
-      a crop further on this side. That crop gets the clicks in it, the mask that stands in the overlap (0, unknown,
-      elsewhere) and, if no positive click lies on that mask well inside the crop, a click on its innermost voxel.
-      Only the parts of a mask that hold a positive click grow, if there is such a part. Overlapping log-odds are
-      blended with weights that fall towards the faces, so no straight edges remain.
-    - A request that repeats the last prompts on this scan and adds some reuses the crops of that request that hold the
-      clicks well inside, so that their embeddings serve again. Where that would take more than ``max_crops`` crops,
-      they are placed anew, as for all clicks at once.
+      a crop further on this side. That crop gets the clicks in it, and the mask that stands in the overlap (0, unknown,
+      elsewhere). It also gets a click on that mask's innermost voxel, unless a positive click lies on the mask well
+      inside the crop. Only the parts of a mask that hold a positive click grow, if there is such a part. Overlapping
+      log-odds are blended with weights that fall towards the faces, so no straight edges remain.
+    - A request that repeats the last prompts on this scan and adds some reuses its crops, where they hold the clicks
+      well inside, so that their embeddings serve again. Where that would take more than ``max_crops`` crops, they are
+      placed anew, as for all clicks at once.
 
     A lesion that fits into one crop has the same result in both. Where crops go is in ``placing.py``.
 
@@ -207,7 +208,8 @@ class ClickInferer(Inferer):
             prompts: of each item, in voxels of the inputs' grid (frame ``image``, order of its axes) or in world; of a
                 batch of one, not in a list too. None: those in ``inputs.meta["prompts"]``. An item without prompts is
                 left to ``automatic``.
-            mask: (B, 1, D, H, W) log-odds of the lesion on the inputs' grid, from the round before.
+            mask: (B, 1, D, H, W) log-odds of the lesion on the inputs' grid, from the round before; networks that take
+                no mask do not see it.
             *args: passed to the network's ``decode``.
             **kwargs: passed to the network's ``decode``.
 
@@ -216,11 +218,11 @@ class ClickInferer(Inferer):
             are one. Voxels outside all crops are `BACKGROUND_LOG_ODDS`, or as the mask with ``keep_mask``.
 
         Raises:
-            ValueError: inputs, prompts or mask of a wrong shape, a prompt outside the image or of a kind that the
-                network does not take, no prompt where there is no ``automatic``, a singular affine, an answer of the
-                network of a wrong shape, or a bad option.
+            ValueError: inputs, prompts, mask or an answer of the network of a wrong shape. Also a prompt outside the
+                image or of a kind that the network does not take, no prompt where there is no ``automatic``, a singular
+                affine, or a bad option.
         """
-        scans = check_scan(inputs, self.spatial_dims, int(getattr(network, "in_channels", 1)))
+        scans = check_scan(inputs, self.spatial_dims, int(getattr(_unwrapped(network), "in_channels", 1)))
         if mask is not None:
             expected = (len(inputs), 1, *inputs.shape[2:])
             if mask.shape != expected:
@@ -259,8 +261,8 @@ class ClickInferer(Inferer):
         grid = Grid.of(volume.shape[1:], affine, self.spacing)
         if not prompts.kinds:
             return self._without_prompts(volume, affine, grid, network)
-        refused = prompts.kinds - getattr(network, "takes", _DEFAULT_KINDS)
-        if refused:
+        takes = getattr(_unwrapped(network), "takes", _USUAL_KINDS)
+        if refused := prompts.kinds - takes:
             raise ValueError(f"{' and '.join(sorted(refused))} were given, and the network takes none: leave them out")
         embeddings = self._embeddings(network)
         scan = _Scan(
@@ -269,7 +271,8 @@ class ClickInferer(Inferer):
             prompts=grid.prompts(prompts),
             mask=mask,
             decode=self._decoder(network, embeddings, args, kwargs),
-            phrase_encoder=getattr(network, "encode_phrases", None),
+            takes_mask="mask" in takes,
+            phrase_encoder=getattr(_unwrapped(network), "encode_phrases", None),
             device=network_device(network, volume),
             embeddings=embeddings,
         )
@@ -384,10 +387,10 @@ class ClickInferer(Inferer):
         """Log-odds of a crop from its prompts and, where it has grown out of others, from what stands there too."""
         crop = scan.grid.read(scan.volume, window, self.pad_value)[None].to(scan.device)
         mask = None
-        if scan.mask is not None:
+        if scan.mask is not None and scan.takes_mask:
             mask = scan.grid.read(scan.mask, window, BACKGROUND_LOG_ODDS).to(scan.device)
         if step is not None:
-            mask = standing(window, crops, mask)
+            mask = standing(window, crops, mask) if scan.takes_mask else None
             seed = seed_click(scan.grid, step, prompts.on_lesion)
             if seed is not None:
                 prompts = prompts.with_click(seed)

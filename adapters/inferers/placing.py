@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from adapters.inferers.grid import Grid, Window
 from adapters.prompts import Prompts
+from adapters.prompts.voxels import voxels_under
 
 _FACE_DEPTH = 2  # voxels: a mask this near to the face of its crop touches it
 _MIN_CONTACT = 4  # voxels of contact with a face; fewer are noise
@@ -181,8 +182,7 @@ def placed_mask(grid: Grid, window: Window, lesion: np.ndarray, on_lesion: np.nd
     if not faces:
         return PlacedMask(window, lesion)
     parts, _ = ndimage.label(lesion)
-    clicked = np.clip(np.round(on_lesion).astype(int), 0, size - 1)
-    meant = np.setdiff1d(parts[tuple(clicked.T)], [0])
+    meant = np.setdiff1d(parts[tuple(voxels_under(on_lesion, window.size).T)], [0])
     if len(meant):
         lesion = np.isin(parts, meant)
     contacts = []
@@ -210,9 +210,8 @@ def seed_click(grid: Grid, step: Step, on_lesion: np.ndarray) -> np.ndarray | No
     known = np.zeros(window.size, dtype=bool)
     if (shared := window.overlap(parent.window)) is not None:
         known[shared[0]] = parent.lesion[shared[1]]
-    clicked = np.clip(np.round(on_lesion).astype(int), 0, np.asarray(window.size) - 1)
-    inner = well_inside(window, grid, on_lesion + window.start)
-    if known[tuple(clicked[inner].T)].any():
+    inner = on_lesion[well_inside(window, grid, on_lesion + window.start)]
+    if known[tuple(voxels_under(inner, window.size).T)].any():
         return None
     if not known.any():
         return np.median(step.contact.beyond, axis=0) - window.start

@@ -40,11 +40,11 @@ def find_bundles(folder: str | os.PathLike | None = None, names: Sequence[str] =
     root = bundle_folder(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder of bundles {str(root)!r}: name it with --bundles")
-    there = {path.parents[1].name: path.parents[1] for path in sorted(root.glob("*/configs/inference.json"))}
-    if unknown := [name for name in names if name not in there]:
-        raise ValueError(f"{unknown[0]!r} is no bundle of {str(root)!r}, expected one of {', '.join(there) or 'none'}")
+    known = {path.parents[1].name: path.parents[1] for path in sorted(root.glob("*/configs/inference.json"))}
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{unknown[0]!r} is no bundle of {str(root)!r}, expected one of {', '.join(known) or 'none'}")
     bundles = []
-    for bundle in (there[name] for name in (names or there)):
+    for bundle in (known[name] for name in (names or known)):
         if (bundle / "models" / "model.pt").is_file():
             bundles.append(bundle.resolve())
         else:
@@ -173,14 +173,14 @@ def serve(
             "MONAI Label is not in this environment: `make label-server STUDIES=DIR` makes one that has it, or "
             "pip install 'monai-sam-adapters[label]' (in its source folder -e '.[label]') into one of your own"
         )
-    if not studies.startswith(("http://", "https://")) and not Path(studies).expanduser().is_dir():
-        raise FileNotFoundError(f"there is no folder of studies {studies!r}: name the folder with the scans")
+    if not studies.startswith(("http://", "https://")):
+        if not Path(studies).expanduser().is_dir():
+            raise FileNotFoundError(f"there is no folder of studies {studies!r}: name the folder with the scans")
+        studies = str(Path(studies).expanduser().resolve())
     served = find_bundles(bundles, names)
     if scoring and scoring not in [bundle.name for bundle in served]:
         raise ValueError(f"scoring is {scoring!r}, expected one of {', '.join(bundle.name for bundle in served)}")
     app = arrange(app_folder, served)
-    if not studies.startswith(("http://", "https://")):
-        studies = str(Path(studies).expanduser().resolve())
     words = command(app, studies, served, host=host, port=port, scoring=scoring)
     logger.info("starting http://%s:%d/ with %s", host, port, ", ".join(bundle.name for bundle in served))
     code = subprocess.run(words, env=environment(), check=False).returncode

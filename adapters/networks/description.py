@@ -115,19 +115,18 @@ def read_description(
     Raises:
         ValueError: if it is of a later format, or no description.
     """
-    version_1 = metadata.get(_VERSION_1_KEY)
-    text = metadata.get(METADATA_KEY)
-    if text is None and version_1 is None:
+    key = METADATA_KEY if METADATA_KEY in metadata else _VERSION_1_KEY
+    if metadata.get(key) is None:
         return None
     try:
-        stored = version_1 if text is None else json.loads(text)
+        stored = json.loads(metadata[key]) if key == METADATA_KEY else metadata[key]
         version = int(stored["format_version"])
         if version > FORMAT_VERSION:
             raise ValueError(
                 f"{source} has format version {version}, this library reads up to {FORMAT_VERSION}: update "
                 "monai-sam-adapters."
             )
-        if text is None:
+        if key == _VERSION_1_KEY:
             from adapters.networks.samadapter3d.version_1 import upgraded
 
             return upgraded(stored, tensors)

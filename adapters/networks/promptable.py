@@ -133,16 +133,16 @@ class PromptableNetwork(KeepsArguments):
 
 
 def set_trainable(
-    network: PromptableNetwork, trainable: str = "published", *, added: bool = True, prompts: bool = True
-) -> PromptableNetwork:
+    network: _Network, trainable: str = "published", *, added: bool = True, prompts: bool = True
+) -> _Network:
     """Choose which parameters are trained, in place; the rule is the family's.
 
     Args:
         network: the network.
         trainable: "published": what the family tunes, of `SAMAdapter3D` (3DSAM-adapter, section 3) in the encoder the
-            spatial adapters, norms, necks and everything that concerns depth, and all of prompt head and decoder; "all":
-            everything but constants, such as the gain on the relative positions; "decoder", of `SAMAdapter3D`: prompt
-            head and decoder only.
+            spatial adapters, norms, necks and everything that concerns depth, and all of prompt head and decoder;
+            "all": everything but constants, such as the gain on the relative positions; "decoder", of `SAMAdapter3D`:
+            prompt head and decoder only.
         added: whether what the published network lacks is trained too, the label embedding and the correction prompt.
         prompts: whether the prompt head is trained; False for a network of automatic mode.
 
@@ -201,8 +201,8 @@ def check_prompts(image: Tensor, prompts: PromptTensors | None, takes: frozenset
         of which there is none. None where there is no prompt at all: None, no points, only padding.
 
     Raises:
-        ValueError: if shapes do not agree, a label is none of 1, 0, -1, a point or a box lies outside the crop, or there
-            are prompts of a kind that the network does not take.
+        ValueError: if shapes do not agree, a label is none of 1, 0, -1, or a point or a box lies outside the crop. Also
+            if there are prompts of a kind that the network does not take.
     """
     if prompts is None:
         return None
@@ -215,8 +215,8 @@ def check_prompts(image: Tensor, prompts: PromptTensors | None, takes: frozenset
         raise ValueError(f"text has shape {tuple(text.shape)}: expected ({batch}, T, C), a vector for each phrase.")
     if mask is not None and mask.shape != (batch, 1, *shape):
         raise ValueError(
-            f"mask has shape {tuple(mask.shape)}: expected {(batch, 1, *shape)}, one channel of the lesion's log-odds on "
-            "the image's grid."
+            f"mask has shape {tuple(mask.shape)}: expected {(batch, 1, *shape)}, one channel of the lesion's log-odds "
+            "on the image's grid."
         )
     given = _or_none(PromptTensors(points, labels, boxes, text, None if mask is None else plain(mask)))
     if given is None:
@@ -264,8 +264,8 @@ def _checked_boxes(boxes: Tensor, batch: int, shape: tuple[int, ...]) -> Tensor 
     axes = len(shape)
     if boxes.ndim != 4 or boxes.shape[0] != batch or boxes.shape[2:] != (2, axes):
         raise ValueError(
-            f"boxes have shape {tuple(boxes.shape)}: expected ({batch}, M, 2, {axes}), the lowest and the highest voxel "
-            "of each in the crop."
+            f"boxes have shape {tuple(boxes.shape)}: expected ({batch}, M, 2, {axes}), the lowest and the highest "
+            "voxel of each in the crop."
         )
     padding = boxes.isnan().flatten(2).all(dim=-1)
     good = (_inside(boxes, shape).all(dim=-1) & (boxes[:, :, 0] <= boxes[:, :, 1]).all(dim=-1)) | padding

@@ -1,17 +1,15 @@
 """What a user says of an image: clicks, boxes and phrases with their frame; and simulated users who place clicks."""
 
-from adapters.prompts.prompts import (
+from adapters.prompts.coordinates import (
     OFF_LESION,
     ON_LESION,
     PADDING,
-    Frame,
-    Prompts,
     check_affine,
     check_boxes,
     check_points,
     move_points,
-    prompt_tensors,
 )
+from adapters.prompts.prompts import Frame, Prompts, prompt_tensors
 from adapters.prompts.tensors import PromptTensors
 from adapters.prompts.users import (
     USERS,

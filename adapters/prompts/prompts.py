@@ -15,17 +15,23 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 import torch
 
+from adapters.prompts.coordinates import (
+    COUNT,
+    ON_LESION,
+    PADDING,
+    check_affine,
+    check_boxes,
+    check_points,
+    move_points,
+    to_numpy,
+)
 from adapters.prompts.tensors import PromptTensors
 
 Frame = Literal["image", "crop", "world"]
 """``image``: voxels of an image's own grid. ``crop``: voxels of a network input. ``world``: mm, RAS+."""
 
 FRAMES: tuple[str, ...] = get_args(Frame)
-ON_LESION, OFF_LESION, PADDING = 1, 0, -1
-# The volume of a voxel, relative to that of a box with the same edges, below which an affine counts as singular.
-_SINGULAR = 1e-6
-_COUNT = {2: "two", 3: "three"}
-_PHRASES = ("points", "boxes", "text")
+_KINDS = ("points", "boxes", "text")
 
 
 class Region(Protocol):
@@ -40,152 +46,6 @@ class Region(Protocol):
     def size(self) -> tuple[int, ...]:
         """Voxels along each axis."""
         ...
-
-
-def _to_numpy(values: Any) -> np.ndarray:
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-
-
-def check_affine(affine: Any, *, name: str = "affine", spatial_dims: int = 3) -> np.ndarray:
-    """Check that a matrix maps voxels to world and back.
-
-    Args:
-        affine: (n + 1, n + 1) voxel indices to world mm (RAS+), for n axes.
-        name: what to call it in an error.
-        spatial_dims: n, 2 or 3.
-
-    Returns:
-        (n + 1, n + 1) float64 copy.
-
-    Raises:
-        ValueError: another shape, not finite, last row not (0, ..., 0, 1), or singular.
-    """
-    n = spatial_dims
-    try:
-        matrix = np.array(_to_numpy(affine), dtype=np.float64)
-    except (TypeError, ValueError) as err:
-        raise ValueError(
-            f"{name} is {affine!r}, expected a {(n + 1, n + 1)} matrix of numbers: voxels to world in mm"
-        ) from err
-    if matrix.shape != (n + 1, n + 1):
-        raise ValueError(f"{name} has shape {matrix.shape}, expected {(n + 1, n + 1)}: voxels to world in mm")
-    if not np.isfinite(matrix).all():
-        raise ValueError(f"{name} is not finite: {matrix.tolist()}; repair the image's header")
-    last_row = [0] * n + [1]
-    if not np.allclose(matrix[n], last_row):
-        raise ValueError(f"{name} has the last row {matrix[n].tolist()}, expected {last_row}")
-    edges = np.linalg.norm(matrix[:n, :n], axis=0)
-    if edges.min() == 0 or abs(np.linalg.det(matrix[:n, :n] / edges)) < _SINGULAR:
-        raise ValueError(
-            f"{name} is singular: {matrix[:n].tolist()}; expected {_COUNT[n]} independent axes with a spacing above "
-            "0 mm, repair the image's header (sform and qform in NIfTI)"
-        )
-    return matrix
-
-
-def check_points(
-    points: Any, labels: Any = None, *, name: str = "clicks", spatial_dims: int = 3
-) -> tuple[np.ndarray, np.ndarray]:
-    """Check the form of clicks: shape, finite, labels, equal length. Frame and grid are not looked at.
-
-    Args:
-        points: (N, n) coordinates in any frame, N >= 0; an empty list is N = 0.
-        labels: (N,) 1 on the lesion, 0 off it, -1 padding. None: all 1.
-        name: what to call them in an error.
-        spatial_dims: n, 2 or 3.
-
-    Returns:
-        (N, n) float64 and (N,) int64 copies.
-
-    Raises:
-        ValueError: any of these is wrong.
-    """
-    n, indices = spatial_dims, "ijk"[:spatial_dims]
-    one = f"[{', '.join(indices)}]"
-    try:
-        coordinates = np.array(_to_numpy(points), dtype=np.float64)
-    except (TypeError, ValueError) as err:
-        raise ValueError(f"{name}: points are {points!r}, expected a list of {one} numbers") from err
-    if coordinates.size == 0 and coordinates.ndim <= 2 and (coordinates.ndim < 2 or coordinates.shape[0] == 0):
-        coordinates = np.zeros((0, n))
-    if coordinates.ndim != 2 or coordinates.shape[1] != n:
-        raise ValueError(f"{name}: points have shape {coordinates.shape}, expected (N, {n}): one {one} for each click")
-    if not np.isfinite(coordinates).all():
-        bad = int(np.flatnonzero(~np.isfinite(coordinates).all(axis=1))[0])
-        raise ValueError(f"{name}: click {bad} is {coordinates[bad].tolist()}, expected finite coordinates")
-    if labels is None:
-        return coordinates, np.full(len(coordinates), ON_LESION, dtype=np.int64)
-    try:
-        given = np.array(_to_numpy(labels), dtype=np.float64)
-    except (TypeError, ValueError) as err:
-        raise ValueError(f"{name}: labels are {labels!r}, expected a list of 1, 0 or -1") from err
-    if given.ndim != 1:
-        raise ValueError(f"{name}: labels have shape {given.shape}, expected (N,): one label for each click")
-    if len(given) != len(coordinates):
-        raise ValueError(
-            f"{name}: {len(coordinates)} points but {len(given)} labels, expected one label for each point"
-        )
-    wrong = ~np.isin(given, (ON_LESION, OFF_LESION, PADDING))
-    if wrong.any():
-        raise ValueError(
-            f"{name}: label {given[wrong][0]:g} of click {int(np.flatnonzero(wrong)[0])}, "
-            "expected 1 (on the lesion), 0 (off it) or -1 (padding)"
-        )
-    return coordinates, given.astype(np.int64)
-
-
-def check_boxes(boxes: Any, *, name: str = "boxes", spatial_dims: int = 3) -> np.ndarray:
-    """Check the form of boxes: shape, finite, lowest corner not above the highest.
-
-    Args:
-        boxes: (M, 2, n) the lowest and the highest voxel centre of each box in any frame, M >= 0.
-        name: what to call them in an error.
-        spatial_dims: n, 2 or 3.
-
-    Returns:
-        (M, 2, n) float64 copy.
-
-    Raises:
-        ValueError: any of these is wrong.
-    """
-    expected = f"(M, 2, {spatial_dims}): the lowest and the highest voxel of each box"
-    try:
-        corners = np.array(_to_numpy(boxes), dtype=np.float64)
-    except (TypeError, ValueError) as err:
-        raise ValueError(f"{name} are {boxes!r}, expected numbers {expected}") from err
-    if corners.size == 0 and len(corners.shape) <= 3:
-        corners = np.zeros((0, 2, spatial_dims))
-    if corners.ndim != 3 or corners.shape[1:] != (2, spatial_dims):
-        raise ValueError(f"{name} have shape {corners.shape}, expected {expected}")
-    wrong = ~np.isfinite(corners).all(axis=(1, 2)) | (corners[:, 0] > corners[:, 1]).any(axis=1)
-    if wrong.any():
-        first = int(np.flatnonzero(wrong)[0])
-        raise ValueError(
-            f"{name}: box {first} is {corners[first].tolist()}, expected finite numbers, the lowest voxel first"
-        )
-    return corners
-
-
-def move_points(points: np.ndarray, affine_from: np.ndarray | None, affine_to: np.ndarray | None) -> np.ndarray:
-    """Move points between grids: ``inv(affine_to) @ affine_from @ [p, 1]``.
-
-    Args:
-        points: (N, n) in voxels of the first grid (mm if ``affine_from`` is None).
-        affine_from: (n + 1, n + 1) voxels of the first grid to world mm. None: the points are in world.
-        affine_to: (n + 1, n + 1) voxels of the second grid to world mm. None: world is wanted.
-
-    Returns:
-        (N, n) float64 in voxels of the second grid (mm if ``affine_to`` is None).
-
-    Raises:
-        ValueError: an affine that :func:`check_affine` refuses.
-    """
-    points = np.asarray(points, dtype=np.float64)
-    n = points.shape[1]
-    matrix = np.eye(n + 1) if affine_from is None else check_affine(affine_from, spatial_dims=n)
-    if affine_to is not None:
-        matrix = np.linalg.solve(check_affine(affine_to, spatial_dims=n), matrix)
-    return points @ matrix[:n, :n].T + matrix[:n, n]
 
 
 def _move_boxes(boxes: np.ndarray, affine_from: np.ndarray | None, affine_to: np.ndarray | None) -> np.ndarray:
@@ -225,8 +85,8 @@ class Prompts:
         target: name of what is to be segmented, for networks that know several; None: the lesion.
 
     Raises:
-        ValueError: unknown frame, points or boxes of another shape or not finite, a label other than 1, 0 or -1,
-            lengths that differ, a singular affine, a click or a box outside the grid, a phrase that is no text.
+        ValueError: unknown frame, points or boxes of another shape or not finite, a label other than 1, 0 or -1, or
+            lengths that differ. Also a singular affine, a click or a box outside the grid, a phrase that is no text.
     """
 
     points: Any = field(default_factory=_empty)
@@ -253,7 +113,7 @@ class Prompts:
         if self.shape is not None:
             shape = tuple(int(size) for size in self.shape)
             if len(shape) != n or min(shape) < 1:
-                raise ValueError(f"shape is {shape}, expected {_COUNT[n]} sizes of at least 1 voxel")
+                raise ValueError(f"shape is {shape}, expected {COUNT[n]} sizes of at least 1 voxel")
             self._check_inside("click", points[labels != PADDING], np.flatnonzero(labels != PADDING), shape)
             self._check_inside("box", boxes.reshape(-1, n), np.repeat(np.arange(len(boxes)), 2), shape)
         if isinstance(self.phrases, str) or not all(isinstance(phrase, str) and phrase for phrase in self.phrases):
@@ -272,12 +132,12 @@ class Prompts:
         votes: list[int] = []
         for values, more in ((self.affine, 1), (self.points, 0), (self.boxes, 0)):
             try:
-                array = _to_numpy([] if values is None else values)
+                array = to_numpy([] if values is None else values)
             except ValueError:  # lists of different lengths, which the checks of each name
                 continue
             votes += [array.shape[-1] - more] if array.ndim >= 2 and array.size else []
         votes += [] if self.shape is None else [len(self.shape)]
-        return next((n for n, _ in Counter(votes).most_common() if n in _COUNT), 3)
+        return next((n for n, _ in Counter(votes).most_common() if n in COUNT), 3)
 
     def _check_inside(self, kind: str, points: np.ndarray, numbers: np.ndarray, shape: tuple[int, ...]) -> None:
         outside = ((points < -0.5) | (points > np.asarray(shape) - 0.5)).any(axis=1)
@@ -298,7 +158,7 @@ class Prompts:
     def kinds(self) -> frozenset[str]:
         """What there is, of ``points`` (padding is none), ``boxes`` and ``text``."""
         present = (bool((self._marks != PADDING).any()), len(self.boxes) > 0, len(self.phrases) > 0)
-        return frozenset(kind for kind, is_there in zip(_PHRASES, present, strict=True) if is_there)
+        return frozenset(kind for kind, is_there in zip(_KINDS, present, strict=True) if is_there)
 
     @property
     def _marks(self) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Simulated users: seeded functions that place clicks on a labelled volume, as a person would.
 
-All take the lesion as an array (D, H, W), or (H, W), in which anything but 0 is lesion, and return `Prompts` in voxels
+All take the lesion as an array (D, H, W), or (H, W), in which anything but 0 is lesion. They return `Prompts` in voxels
 of that array (frame ``image``, no affine). Without a lesion they return no click (N = 0), except ``stray``.
 They differ in where they click:
 
@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from adapters.prompts.prompts import OFF_LESION, ON_LESION, Prompts
+from adapters.prompts.coordinates import OFF_LESION, ON_LESION
+from adapters.prompts.prompts import Prompts
 
 Volume = np.ndarray | torch.Tensor
 

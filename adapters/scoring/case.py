@@ -80,8 +80,8 @@ def _name(batch: Mapping[str, Any]) -> str:
 class Prediction:
     """A predicted mask (D, H, W), its scores, those of each lesion (the largest first), and the prompts it came from.
 
-    ``lesions`` is empty where there is one at most. The prompts are in voxels of the image. ``log_odds`` (1, 1, D, H, W)
-    is None where no network was asked.
+    ``lesions`` is empty where there is one at most; prompts are in voxels of the image; ``log_odds`` (1, 1, D, H, W) is
+    None where no network was asked.
     """
 
     mask: np.ndarray
@@ -92,10 +92,11 @@ class Prediction:
 
     @classmethod
     def score(cls, case: ScoredCase, mask: np.ndarray, *, tolerance: float, seconds: float, **more: Any) -> Prediction:
-        """Score a mask (D, H, W) against the case's truth: dice, nsd at ``tolerance`` mm, hd95 in mm, and seconds."""
+        """Score a mask (D, H, W) against the case's truth: what a `Row` says of it; NSD at ``tolerance`` mm."""
         scores = {
             **volume_scores(mask, case.truth, case.spacing, tolerance=tolerance),
             "seconds": seconds,
+            "lesion_ml": case.lesion_ml,
             "hd95": hd95(mask, case.truth, case.spacing),
         }
         lesions = case.lesions.scores(mask, tolerance=tolerance) if len(case.lesions) > 1 else ()
@@ -153,16 +154,9 @@ class CaseScores:
 
     def add(self, seed: int, policy: str, clicks: int, prediction: Prediction) -> None:
         """Add the prediction of a seed, a policy and a number of clicks."""
-        case, scores = self.case, prediction.scores
+        case = self.case
         about = {"case": case.name, "seed": seed, "policy": policy, "clicks": clicks}
-        self.rows.append(
-            {
-                **about,
-                **{name: scores[name] for name in ("dice", "nsd", "seconds")},
-                "lesion_ml": case.lesion_ml,
-                "hd95": scores["hd95"],
-            }
-        )
+        self.rows.append({**about, **prediction.scores})
         if prediction.lesions:
             under = case.lesions.under(prediction.prompts.on_lesion)
             clicked = np.bincount(under, minlength=len(case.lesions) + 1)

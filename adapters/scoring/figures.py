@@ -169,7 +169,9 @@ def draw_case(
         )
         for colour, _, mask in outlines:
             if mask is not None and (cut := np.asarray(mask).take(centre[through], through) != 0).any():
-                axes.contour(np.pad(cut, 1), levels=[0.5], colors=colour, linewidths=1.3, extent=_padded(cut.shape))
+                # where the outermost samples of the padded slice lie: contours do not ask for the origin
+                reach = (-1, cut.shape[1], -1, cut.shape[0])
+                axes.contour(np.pad(cut, 1), levels=[0.5], colors=colour, linewidths=1.3, extent=reach)
         on_slice = voxels[:, through] == centre[through]
         for value, marker, colour in ((1, "o", _ON), (0, "x", _OFF)):
             clicked = points[on_slice & (marks == value)]
@@ -185,11 +187,6 @@ def draw_case(
     if title:
         figure.suptitle(title)
     return figure
-
-
-def _padded(shape: tuple[int, ...]) -> tuple[float, float, float, float]:
-    """Where the outermost sample points of a slice padded by one voxel lie: contours do not ask for the origin."""
-    return -1.0, float(shape[1]), -1.0, float(shape[0])
 
 
 def box_round(

@@ -84,18 +84,16 @@ class ScoringIteration:
         smallest_lesion_ml: float = 0.1,
     ) -> None:
         numbers = [num_clicks] if isinstance(num_clicks, (int, float)) else list(num_clicks)
-        if any(int(n) != n or n < 0 for n in numbers):
-            raise ValueError(f"num_clicks is {numbers}, expected whole numbers of at least 0")
-        if int(rounds) != rounds or rounds < 0:
-            raise ValueError(f"rounds is {rounds}, expected a whole number of at least 0")
-        if int(seeds) != seeds or seeds < 1:
-            raise ValueError(f"seeds is {seeds}, expected a whole number of at least 1")
-        if not 0 < threshold < 1:
-            raise ValueError(f"threshold is {threshold}, expected a probability between 0 and 1")
-        if not 0 <= jitter <= 1:
-            raise ValueError(f"jitter is {jitter}, expected 0 (innermost voxel) to 1 (anywhere in the region)")
-        if not smallest_lesion_ml >= 0:
-            raise ValueError(f"smallest_lesion_ml is {smallest_lesion_ml}, expected millilitres, at least 0")
+        for name, value, valid, expected in (
+            ("num_clicks", numbers, all(int(n) == n >= 0 for n in numbers), "whole numbers of at least 0"),
+            ("rounds", rounds, int(rounds) == rounds >= 0, "a whole number of at least 0"),
+            ("seeds", seeds, int(seeds) == seeds >= 1, "a whole number of at least 1"),
+            ("threshold", threshold, 0 < threshold < 1, "a probability between 0 and 1"),
+            ("jitter", jitter, 0 <= jitter <= 1, "0 (innermost voxel) to 1 (anywhere in the region)"),
+            ("smallest_lesion_ml", smallest_lesion_ml, smallest_lesion_ml >= 0, "millilitres, at least 0"),
+        ):
+            if not valid:
+                raise ValueError(f"{name} is {value}, expected {expected}")
         users = list(dict.fromkeys([policy] if isinstance(policy, str) else policy))
         if not users:
             raise ValueError("policy is empty, expected a simulated user, or several")

@@ -15,9 +15,9 @@ _BESIDE_CLICKS = (0, 1, 3, 10)
 """Numbers of clicks that stand beside the published figures."""
 
 
-def points(score: Mapping[str, float], decimals: int = 1) -> str:
-    """Mean and spread between seeds of a score from 0 to 1, in points."""
-    return f"{100 * score['mean']:.{decimals}f} ± {100 * score['spread']:.{decimals}f}"
+def points(score: Mapping[str, float], decimals: int = 1, scale: float = 100) -> str:
+    """Mean and spread between seeds: of a score from 0 to 1 in points, of others with ``scale`` 1."""
+    return f"{scale * score['mean']:.{decimals}f} ± {scale * score['spread']:.{decimals}f}"
 
 
 def about_run(summary: Summary) -> str:
@@ -47,7 +47,7 @@ def _scores(summary: Summary) -> Section:
             points(entry["nsd"]),
             f"{entry['seconds']:.2f}",
             str(entry["rows"]),
-            _mm(entry),
+            points(entry["hd95"], scale=1) if "hd95" in entry else "-",
         ]
         for entry in summary["scores"]
     ]
@@ -59,21 +59,16 @@ def _scores(summary: Summary) -> Section:
     return Section("", tables=[Table(heading, rows)], notes=notes)
 
 
-def _mm(entry: Mapping[str, Any]) -> str:
-    return f"{entry['hd95']['mean']:.1f} ± {entry['hd95']['spread']:.1f}" if "hd95" in entry else "-"
-
-
 def interaction_row(summary: Summary) -> list[str] | None:
     """Cells for `INTERACTION`; None where there were no iterative clicks."""
     session = summary.get("interaction")
     if not session:
         return None
-    needed = session["clicks_needed"]
     later = session["seconds_next_click"]
     return [
         points(session["dice_area"]),
         points(session["nsd_area"]),
-        f"{needed['mean']:.1f} ± {needed['spread']:.1f}",
+        points(session["clicks_needed"], scale=1),
         f"{100 * session['reached']:.0f} %",
         f"{session['seconds_first_click']:.2f}",
         "-" if later is None else f"{later:.2f}",
@@ -164,14 +159,8 @@ def _strata(summary: Summary) -> Section | None:
     rows = []
     for group in strata:
         scored = by_policy(group["scores"])
-        cells = [scored.get(key) for key in by_policy(entries)]
-        rows.append(
-            [
-                group["name"],
-                str(len(group["cases"])),
-                *("-" if cell is None else points(cell["dice"]) for cell in cells),
-            ]
-        )
+        cells = [points(scored[key]["dice"]) if key in scored else "-" for key in by_policy(entries)]
+        rows.append([group["name"], str(len(group["cases"])), *cells])
     heading = ["lesion", "cases", *(_label(entry) for entry in entries)]
     return Section("Dice by volume of the lesion", tables=[Table(heading, rows)])
 

@@ -14,7 +14,7 @@ from adapters.bundling.error_text import innermost
 from adapters.bundling.folders import find_bundle
 from adapters.checkpoints import load_model
 from adapters.checkpoints.files import read_checkpoint
-from adapters.networks import SAMAdapter3D
+from adapters.networks import PromptableNetwork
 
 __all__ = ["bundle_network", "read_bundle"]
 
@@ -77,7 +77,7 @@ def bundle_network(parser: ConfigParser) -> nn.Module:
             "(`python -m adapters convert`), or give another file as checkpoint."
         )
     network = parsed(parser, "network")
-    if isinstance(network, SAMAdapter3D):
+    if isinstance(network, PromptableNetwork):
         load_model(path, network)
     else:
         network.load_state_dict(read_checkpoint(path))

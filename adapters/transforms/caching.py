@@ -148,18 +148,18 @@ def cached_dataset(
         transform: MONAI's `Compose`; what is expensive (loading, orienting, resampling) comes before what is random.
         cache: "memory" keeps all cases in this process (MONAI's `CacheDataset`), "disk" writes each to a file when it
             is first needed (MONAI's `PersistentDataset`), "none" makes all anew each time. A file is for one case as
-            its scans were, and one list of transforms: where a scan has changed (path, size or time of change of its
-            files; of all in the folder, for a format of which it is not known whether it has several), or an option
-            of a transform, or a version of MONAI or of this library, or the source of a function or class of your own
-            (the module that it is in; in a script, its own lines), another is made. What such code calls in other
-            modules is not looked at. Old ones stay until the folder is emptied. What is kept on disk has no metadata,
-            so the random transforms get plain tensors.
+            its scans were, and one list of transforms. Another is made where a scan has changed: path, size or time of
+            change of its files (of all in the folder, for a format that may have several). So it is with an option of
+            a transform, a version of MONAI or of this library, and the source of a function or class of your own. Its
+            source is the module that it is in, or its own lines in a script; what it calls in other modules is not
+            looked at. Old files stay until the folder is emptied. What is kept on disk has no metadata, so the random
+            transforms get plain tensors.
         cache_dir: folder for "disk"; made if it is not there. Several trainings may share it.
         num_workers: threads that fill the memory.
 
     Raises:
-        ValueError: another word; for "disk" no folder, or a transform that cannot be told from another by its options;
-            (when asked for a case) one of others than paths, numbers and words.
+        ValueError: another word. For "disk" no folder, or a transform that cannot be told from another by its options;
+            when asked for a case, one of others than paths, numbers and words.
     """
     if cache not in get_args(Cache):
         raise ValueError(f"cache={cache!r}: expected one of {', '.join(get_args(Cache))}.")

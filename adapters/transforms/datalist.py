@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.files import case_name
-from adapters.prompts import check_points
+from adapters.prompts import check_boxes, check_points
 
 
 def _read_json(path: str | PathLike) -> Any:
@@ -39,16 +39,20 @@ def _existing(name: Any, base_dir: Path, where: str) -> str:
     return str(path)
 
 
-def load_requests(path: str | PathLike, base_dir: str | PathLike | None = None) -> list[dict[str, Any]]:
+def load_requests(
+    path: str | PathLike, base_dir: str | PathLike | None = None, *, spatial_dims: int = 3
+) -> list[dict[str, Any]]:
     """Read a JSON list of scans with clicks, in the keys of MONAI's VISTA3D bundle.
 
-    ``[{"image": "scan.nii.gz", "points": [[i, j, k], ...], "point_labels": [1, 0, ...]}, ...]`` with points in voxels
-    of the image as stored (frame ``image``, axis order of the file) and labels 1 on the lesion, 0 off it, -1 padding.
-    Both lists are empty for automatic mode. Other keys are kept.
+    ``[{"image": "scan.nii.gz", "points": [[i, j, k], ...], "point_labels": [1, 0, ...]}, ...]``. Points are in voxels
+    of the image as stored (frame ``image``, axis order of the file). Labels are 1 on the lesion, 0 off it, -1 padding.
+    Both lists are empty for automatic mode. ``boxes`` are ``[[lowest voxel], [highest voxel]]`` each, in the same
+    frame. Other keys are kept.
 
     Args:
         path: the JSON file.
         base_dir: folder that relative paths of images start from; None: the folder of the JSON file.
+        spatial_dims: how many coordinates a point has, 2 or 3.
 
     Returns:
         The entries, with full paths of images.
@@ -71,7 +75,8 @@ def load_requests(path: str | PathLike, base_dir: str | PathLike | None = None) 
             if key not in entry:
                 hint = "the path of a scan" if key == "image" else "[] where there is no click"
                 raise ValueError(f"{where} has no key {key!r} (it has {', '.join(entry)}); add it, {hint}")
-        check_points(entry["points"], entry["point_labels"], name=where)
+        check_points(entry["points"], entry["point_labels"], name=where, spatial_dims=spatial_dims)
+        check_boxes(entry.get("boxes", []), name=f"{where}: boxes", spatial_dims=spatial_dims)
         image = _existing(entry["image"], base, f"{where}, 'image'")
         first = written.setdefault(case_name(image), number)
         if first != number:
@@ -92,9 +97,9 @@ def load_datalist(
 ) -> list[dict[str, Any]]:
     """Read one section of a JSON data list for training and evaluation.
 
-    ``{"training": [...], "validation": [...], "test": [...]}``; an entry is an identifier such as ``"STS_002"``, which
-    stands for ``images/STS_002.nii.gz`` and ``labels/STS_002.nii.gz``, or ``{"image": ..., "label": ...}`` with paths
-    that start from ``dataset_dir``. Other keys are kept.
+    ``{"training": [...], "validation": [...], "test": [...]}``. An entry is ``{"image": ..., "label": ...}`` with paths
+    that start from ``dataset_dir``; other keys are kept. Or it is an identifier such as ``"STS_002"``, which stands for
+    ``images/STS_002.nii.gz`` and ``labels/STS_002.nii.gz``.
 
     Args:
         path: the JSON file.

@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
-from adapters.transforms.loading import source_file
+from adapters.transforms.loading import no_lesion, source_file
 
 
 class ThresholdLesiond(MapTransform):
@@ -99,11 +99,7 @@ class LesionMaskd(MapTransform):
                 )
             lesion = array != 0 if values is None else np.isin(array, values)
             if self.required and not lesion.any():
-                there = ", ".join(f"{value:g}" for value in np.unique(array)[:10])
-                wanted = "but 0" if values is None else f"of value {' or '.join(map(str, values))}"
-                raise ValueError(
-                    f"label {key!r} ({source_file(label)}) has no voxel {wanted}, it holds {there}; "
-                    "give the value of the lesion in this label, or leave the case out"
-                )
+                what = "but 0" if values is None else f"of value {' or '.join(map(str, values))}"
+                raise no_lesion(label, str(key), what)
             d[key] = convert_to_dst_type(lesion.astype(np.float32), label)[0]
         return d

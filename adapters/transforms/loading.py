@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from monai.config import DtypeLike, KeysCollection
 from monai.data import ITKReader, MetaTensor, NibabelReader, PILReader
-from monai.data.utils import to_affine_nd
 from monai.transforms import EnsureChannelFirst, LoadImaged, MapTransform, Spacingd
 from monai.transforms.io.array import switch_endianness
 from monai.utils import ImageMetaKey, MetaKeys
@@ -84,6 +83,13 @@ class _NiftiReader(NibabelReader):
         return np.asanyarray(type(img).from_bytes(gzip.decompress(Path(filename).read_bytes())).dataobj)
 
 
+def scan_path(value: Any) -> Path | None:
+    """The path of a scan that the data name, also in a list of one; None where it is none, or empty."""
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = value[0]
+    return Path(value).expanduser() if isinstance(value, (str, PathLike)) and str(value) else None
+
+
 def _in_memory(picture: Image.Image, channels: int) -> Image.Image:
     """Close the file of a picture, and turn it into red, green and blue; not deep grey, which Pillow would clip."""
     with picture:
@@ -102,7 +108,7 @@ class LoadScand(LoadImaged):
     """Load scans with their affine (voxels to world mm, RAS+), or 2D pictures in pixels, channel first.
 
     NIfTI is read by nibabel, everything else (NRRD, MHA, a folder with one DICOM series) by ITK, whose LPS affine is
-    turned into RAS+, so that the same scan gives the same array (i, j, k) and affine in every format.
+    turned into RAS+. So the same scan gives the same array (i, j, k) and affine in every format.
 
     Pictures (PNG, JPEG and what else Pillow reads) have axes (i, j): i is x, the column from the left, and j is y, the
     row from the top. A click ``[i, j]`` is thus ``[x, y]``. Their affine is the identity (3, 3), in pixels.
@@ -120,8 +126,8 @@ class LoadScand(LoadImaged):
 
     Raises:
         FileNotFoundError: (when called) there is no such file or folder.
-        ValueError: other numbers of axes or channels; (when called) it is not a path, cannot be read (truncated,
-            another format), has a singular affine or lengths in another unit than mm, or is a folder with no DICOM
+        ValueError: other numbers of axes or channels. When called: it is not a path, or cannot be read (truncated,
+            another format). It has a singular affine or lengths in another unit than mm. It is a folder with no DICOM
             series, or with several and no ``series_name``.
     """
 
@@ -148,7 +154,13 @@ class LoadScand(LoadImaged):
         """Load each scan; ``reader`` (a MONAI image reader) takes the place of our choice."""
         d = dict(data)
         for key in self.key_iterator(d):
-            path = self._path(d[key], key)
+            path = scan_path(d[key])
+            if path is None and isinstance(d[key], str):  # empty: MONAI Label's word for an image that it does not know
+                raise FileNotFoundError(f"there is no {key} of this name: ask for one that is among the studies")
+            if path is None:
+                raise ValueError(f"{key!r} is {d[key]!r}, expected the path of one scan (a file, or a folder of DICOM)")
+            if not path.exists():
+                raise FileNotFoundError(f"{key!r}: there is no file or folder {str(path)!r}; check the path")
             is_nifti = self.spatial_dims == 3 and str(path).lower().endswith(NIFTI)
             loaded: Any
             try:
@@ -168,21 +180,6 @@ class LoadScand(LoadImaged):
                 d[key].affine = torch.eye(3, dtype=torch.float64)
                 d[key].meta[MetaKeys.ORIGINAL_AFFINE] = np.eye(3)
         return d
-
-    @staticmethod
-    def _path(value: Any, key: Hashable) -> Path:
-        """The path that the data name; that of a list of one path, too."""
-        if isinstance(value, (list, tuple)) and len(value) == 1:
-            value = value[0]
-        # MONAI Label's word for an image that it does not know; as a path it is this folder
-        if isinstance(value, str) and not value:
-            raise FileNotFoundError(f"there is no {key} of this name: ask for one that is among the studies")
-        if not isinstance(value, (str, PathLike)):
-            raise ValueError(f"{key!r} is {value!r}, expected the path of one scan (a file, or a folder of DICOM)")
-        path = Path(value).expanduser()
-        if not path.exists():
-            raise FileNotFoundError(f"{key!r}: there is no file or folder {str(path)!r}; check the path")
-        return path
 
     def _load_nifti(self, name: str) -> MetaTensor:
         """What MONAI's loader gives, with the axes in memory as nibabel has them.
@@ -227,9 +224,9 @@ class CheckScand(MapTransform):
         channels: how many channels a scan must have, 1 or 3 (red, green, blue).
 
     Raises:
-        ValueError: other numbers of axes or channels; (when called) a scan of another number of axes or channels,
-            empty, constant or not finite, that has a singular affine or none; a label on another grid or without
-            ``label_value``.
+        ValueError: other numbers of axes or channels. When called: a scan of another number of axes or channels, or
+            one that is empty, constant or not finite, or has a singular affine or none. A label on another grid or
+            without ``label_value``.
     """
 
     def __init__(
@@ -256,12 +253,8 @@ class CheckScand(MapTransform):
             self._check_scan(d[key], str(key))
             if label is not None:
                 self._check_grid(d[key], str(key), label)
-        if label is not None and self.label_values and not np.isin(_values(label), self.label_values).any():
-            raise ValueError(
-                f"label {_name(label, str(self.label_key))} has no voxel of value "
-                f"{' or '.join(map(str, self.label_values))}, it holds {_some_values(label)}; "
-                "give the value of the lesion in this label, or leave the case out"
-            )
+        if label is not None and self.label_values and not np.isin(label_values(label), self.label_values).any():
+            raise no_lesion(label, str(self.label_key), f"of value {' or '.join(map(str, self.label_values))}")
         return d
 
     def _check_scan(self, scan: Any, key: str) -> None:
@@ -292,7 +285,7 @@ class CheckScand(MapTransform):
             raise ValueError(f"{name} has {bad} voxels that are NaN or infinite, expected finite values; replace them")
         if low == high:
             raise ValueError(f"{name} is constant: all voxels are {low:g}, expected a scan with contrast")
-        check_affine(to_affine_nd(3, scan.affine), name=f"the affine of {name}")
+        check_affine(scan.affine, name=f"the affine of {name}", spatial_dims=axes)
 
     def _check_grid(self, scan: MetaTensor, key: str, label: Any) -> None:
         scan_name, label_name = _name(scan, key), _name(label, str(self.label_key))
@@ -314,13 +307,35 @@ class CheckScand(MapTransform):
             )
 
 
-def _values(label: Any) -> np.ndarray:
-    return np.unique(np.asarray(label))
+def label_values(label: Any) -> list[float]:
+    """The values of a label, in order; plane by plane, because sorting a whole scan takes seconds."""
+    values: set[float] = set()
+    array = np.asarray(label)
+    for plane in array.reshape(-1, *array.shape[-2:]):
+        with np.errstate(invalid="ignore"):
+            small = plane.astype(np.uint8)
+        whole = np.array_equal(small, plane)
+        values.update(np.flatnonzero(np.bincount(small.ravel())).tolist() if whole else np.unique(plane).tolist())
+    return sorted(values)
 
 
-def _some_values(label: Any) -> str:
-    values = _values(label)
+def in_words(values: Sequence[float]) -> str:
+    """The first ten of some values, for an error."""
     return ", ".join(f"{value:g}" for value in values[:10]) + (", ..." if len(values) > 10 else "")
+
+
+def no_lesion(label: Any, key: str, what: str) -> ValueError:
+    """The error for a label without a voxel of the lesion.
+
+    Args:
+        label: the label, as :class:`LoadScand` gives it.
+        key: its key in the data.
+        what: the values that were looked for, such as "of value 2".
+    """
+    return ValueError(
+        f"label {_name(label, key)} has no voxel {what}, it holds {in_words(label_values(label))}; "
+        "give the value of the lesion in this label, or leave the case out"
+    )
 
 
 def _name(scan: Any, key: str) -> str:

@@ -7,7 +7,6 @@ import math
 import pickle
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from monai.transforms import Compose, InvertibleTransform, MapTransform
 from monai.utils import TraceKeys
 
 from adapters.files import case_name, file_hash, files_of_scan
+from adapters.transforms.loading import scan_path
 
 _MEGABYTE = 1024 * 1024
 
@@ -31,11 +31,10 @@ _LOCK = threading.Lock()
 class RememberedScand(MapTransform, InvertibleTransform):
     """The first transforms of a request, which depend on the scan alone: done once, and not again for the next click.
 
-    A scan is known by the content of its files (a header's file of voxels and all files of a folder among them) and by
-    the transforms, so a scan that was changed or uploaded again under another name, and one that another bundle has
-    prepared, are told apart. Nothing is kept of a file of which it is not known whether others belong to it (see
-    `adapters.files.files_of_scan`), nor where a transform cannot be pickled, such as one with a lambda. The voxels are
-    shared between requests: what follows must not write into them.
+    A scan is known by the content of its files (`adapters.files.files_of_scan`) and by the transforms. So one that was
+    changed, or that another bundle has prepared, is prepared anew, and one that was uploaded again under another name
+    is not. Nothing is kept of a file where it is not known whether others belong to it, nor where a transform cannot be
+    pickled, such as one with a lambda. The voxels are shared between requests: what follows must not write into them.
 
     Args:
         keys: keys of paths of scans.
@@ -62,7 +61,7 @@ class RememberedScand(MapTransform, InvertibleTransform):
             kept = {key: SCANS[name] for key, name in names.items() if name in SCANS}
         if len(kept) == len(names):
             for key, scan in kept.items():
-                path, d[key] = _path(d[key]), _beside(scan)
+                path, d[key] = scan_path(d[key]), _beside(scan)
                 d[key].meta["filename_or_obj"] = str(path)
             return d
         for transform in self.transforms:
@@ -81,7 +80,7 @@ class RememberedScand(MapTransform, InvertibleTransform):
 
     def _name(self, path: Any) -> Hashable | None:
         """What tells a scan from others; None if it cannot be kept."""
-        scan = _path(path) if self.megabytes else None
+        scan = scan_path(path) if self.megabytes else None
         if scan is None or not scan.exists():
             return None
         try:
@@ -90,13 +89,6 @@ class RememberedScand(MapTransform, InvertibleTransform):
             return None
         digest = _digest(scan)
         return None if digest is None else (digest, transforms)
-
-
-def _path(value: Any) -> Path | None:
-    """The path that `LoadScand` reads for a value; None for what is none."""
-    if isinstance(value, (list, tuple)) and len(value) == 1:
-        value = value[0]
-    return Path(value).expanduser() if isinstance(value, (str, PathLike)) and str(value) else None
 
 
 def _digest(path: Path) -> Hashable | None:

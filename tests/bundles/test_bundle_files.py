@@ -170,7 +170,6 @@ def test_preprocessing_and_inferer_agree() -> None:
     window = WindowIntensityd("image", **for_inference["adapters.transforms.WindowIntensityd"])
     torch.testing.assert_close(window(values)["image"], ScaleIntensityRanged("image", **scale)(values)["image"])
     options = {name: f"@{name}" for name in ("threshold", "grow", "max_crops")}
-    assert inference["inferer"].pop("compact") is inference["inferer"]["automatic"].pop("compact") is True
     assert train["validate"]["inferer"] | options == inference["inferer"]
     assert inference["displayable_configs"] == options | {"reach": "@reach"}
     formats = read("metadata")["network_data_format"]

@@ -135,20 +135,6 @@ def test_without_clicks_both_spheres(scans: dict[str, str], inferred: Path) -> N
     assert dice(mask, first | second) > 0.95
 
 
-def test_the_compact_form_writes_the_same_mask(scans: dict[str, str], inferred: Path, tmp_path: Path) -> None:
-    """All but voxels whose probability is within the rounding of float16 of the threshold; here there are none."""
-    options = {
-        "requests": write_requests(tmp_path / "r.json", [{"image": scans["lps"], "points": [], "point_labels": []}]),
-        "checkpoint": save_oracle(tmp_path / "oracle.pt"),
-        "output_dir": str(tmp_path / "masks"),
-        "inferer#compact": False,
-        "inferer#automatic#compact": False,
-    }
-    workflow(BUNDLE, ["inference"], "inference", **(ORACLE | options)).run()
-    mask = check_grid(tmp_path / "masks" / "lps_mask.nii.gz", scans["lps"])
-    assert (mask != check_grid(inferred / "automatic_mask.nii.gz", scans["lps"])).sum() == 0
-
-
 def test_reach_is_switched_off_as_the_page_says() -> None:
     """MONAI leaves out options whose value is None."""
     options = {"config_file": str(BUNDLE / "configs" / "inference.json"), "bundle_root": str(BUNDLE)}

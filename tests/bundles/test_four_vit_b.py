@@ -132,16 +132,11 @@ def direct_dice(case: dict[str, str], folder: Path, published: Published, checkp
     scan, affine = as_stored(folder / case["image"])
     truth = as_stored(folder / case["label"])[0] == published.label
     normalised = (scan.astype(np.float32).clip(*published.clip) - published.mean) / published.std
-    points, labels = random_clicks(truth, _generator(case["case"], 0, "random", 1), 1)
+    prompts = random_clicks(truth, _generator(case["case"], 0, "random", 1), 1)
     inferer = ClickInferer(CROP, spacing=1.0, max_crops=1, grow=False, pad_value=0.0)
     with torch.no_grad():
-        logits = inferer(
-            MetaTensor(torch.from_numpy(normalised)[None, None].float(), affine=torch.from_numpy(affine)),
-            load_published(checkpoint),
-            clicks=torch.from_numpy(points)[None].float(),
-            labels=torch.from_numpy(labels)[None],
-        )
-    found = np.asarray(logits[0, 1] > logits[0, 0])
+        image = MetaTensor(torch.from_numpy(normalised)[None, None].float(), affine=torch.from_numpy(affine))
+        found = np.asarray(inferer(image, load_published(checkpoint), prompts)[0, 0] > 0)
     return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
 
 

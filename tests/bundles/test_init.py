@@ -92,9 +92,7 @@ def test_starts_from_sam(
 
 
 def test_random_weights_only_when_asked_for(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(
-        ValueError, match=r"neither of sam and random is given: give SAM's file \(`python -m adapters d"
-    ):
+    with pytest.raises(ValueError, match=r"neither of sam and random is given: give SAM's file as --sam \(`py"):
         init_bundle(bundle)
     file = init_bundle(bundle, random=True, seed=3)
     first, said = load(file, caplog)

@@ -15,6 +15,7 @@ import torch
 from bundle_runs import workflow
 from four_runs import SCORING, SHAPE, SIZE, bundle_of
 from monai.bundle import ConfigParser
+from scan_files import write_dicom
 
 from adapters.__main__ import main
 from adapters.bundling.new import bundle_name, choose, new_bundle
@@ -347,6 +348,22 @@ def test_bad_lists(content: Any, message: str, data: dict[str, Path], tmp_path: 
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         new_bundle("a_ct", path, 1, tmp_path / "b", dataset_dir=data["ct"])
     assert not (tmp_path / "b").exists()
+
+
+def test_series_whose_folders_are_named_by_numbers_are_as_many_cases(data: dict[str, Path], tmp_path: Path) -> None:
+    """As archives name them: no dot in ``1.2.840.1`` begins an ending."""
+    listed: dict[str, list[dict[str, str]]] = {section: [] for section in SECTIONS}
+    for section, cases in SECTIONS.items():
+        for case in cases:
+            number = CASES.index(case) + 1
+            image: Any = nib.load(data["ct"] / "images" / f"{case}.nii.gz")
+            series = write_dicom(
+                tmp_path / f"1.2.840.{number}", np.asarray(image.dataobj).astype(np.int16), image.affine
+            )
+            listed[section].append({"image": series, "label": str(data["ct"] / "labels" / f"{case}.nii.gz")})
+    new_bundle("lung_tumor_ct", write_list(tmp_path, listed), 1, tmp_path / "b")
+    found = json.loads((tmp_path / "b" / bundle_name("lung_tumor_ct") / "docs" / "fingerprint.json").read_text())
+    assert {section: part["cases"] for section, part in found.items()} == {"training": 2, "validation": 1, "test": 1}
 
 
 def test_a_training_case_without_a_lesion(data: dict[str, Path], tmp_path: Path) -> None:

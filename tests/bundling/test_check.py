@@ -146,7 +146,7 @@ def listed(path: str = "models/a.pt", digest: str = "0" * 64, kind: str = "sha25
 
 OWN = json.loads((Path(check.__file__).parent / "tasks" / "own.json").read_text())["licence_text"]
 PRED = "network_data_format#outputs#pred"
-UNFIT = "models/model.pt does not fit network_def of configs/inference.json: of its 2 tensors it"
+UNFIT = "models/model.pt does not fit network_def of configs/inference.json"
 RUN = f"python -m monai.bundle run --config_file bundles/{NAME}/configs"
 
 BROKEN: list[tuple[str, Callable[[Path], Any], str, str]] = [
@@ -161,7 +161,7 @@ BROKEN: list[tuple[str, Callable[[Path], Any], str, str]] = [
         "a key twice",
         write("configs/evaluate.json", '{"run": 1, "run": 2}'),
         "files",
-        "configs/evaluate.json cannot be read: the key 'run' is there twice; correct it",
+        "configs/evaluate.json cannot be read: Duplicate key: `run`; correct it",
     ),
     ("a list", write("configs/evaluate.json", "[]"), "files", "configs/evaluate.json cannot be read: it holds list"),
     ("a dash", renamed("sarcoma-deepgrow"), "name", "the folder is called 'sarcoma-deepgrow': use letters, digits"),
@@ -337,19 +337,19 @@ BROKEN: list[tuple[str, Callable[[Path], Any], str, str]] = [
         "lacking tensors",
         weights(lambda state: {"weight": state["weight"]}),
         "weights",
-        f"{UNFIT} lacks 1 (bias); make",
+        f'{UNFIT} (Missing key(s) in state_dict: "bias".); make',
     ),
     (
         "more tensors",
         weights(lambda state: {**state, "head.bias": torch.zeros(1)}),
         "weights",
-        f"{UNFIT} has beyond it 1 (head.bias); make",
+        f'{UNFIT} (Unexpected key(s) in state_dict: "head.bias".); make',
     ),
     (
         "another shape",
         weights(lambda state: {**state, "bias": torch.zeros(3)}),
         "weights",
-        f"{UNFIT} has in another shape 1 (bias); make",
+        f"{UNFIT} (size mismatch for bias: copying a param with shape torch.Size([3]) from checkpoint, the shape in",
     ),
     ("nested", weights(lambda state: {"model": state}), "weights", "models/model.pt is no plain state dict: write the"),
     ("no weights", write("models/model.pt", "a"), "weights", "models/model.pt cannot be read ("),
@@ -440,9 +440,9 @@ def test_what_is_broken_is_found_and_nothing_else(
     broken = change(bundle) or bundle
     (found,) = problems(check_bundle(broken, schema=schema, verbs=cli.VERBS, device="cpu"))
     assert found.check == name
-    assert said in found.said
-    assert found.said.startswith("docs/README.md") if name == "README" else found.said.startswith(said)
-    assert any(mark in found.said for mark in (":", ";")), "it says what to do"
+    assert said in found.message
+    assert found.message.startswith("docs/README.md") if name == "README" else found.message.startswith(said)
+    assert any(mark in found.message for mark in (":", ";")), "it says what to do"
 
 
 @pytest.mark.parametrize("missing", ["configs/metadata.json", "configs/inference.json"])
@@ -452,7 +452,7 @@ def test_a_file_that_others_are_checked_against(missing: str, bundle: Path, sche
     (bundle / "docs" / "README.md").write_text("no commands")
     findings = check_bundle(bundle, schema=schema, device="cpu")
     assert [str(finding) for finding in problems(findings)] == [f"problem  files: {missing} is not there: add it"]
-    skipped = {finding.check: finding.said for finding in findings if finding.state == "skipped"}
+    skipped = {finding.check: finding.message for finding in findings if finding.state == "skipped"}
     assert {"network", "torchscript"} <= skipped.keys()
     assert set(skipped.values()) == {f"{missing} is not there"}
 
@@ -460,16 +460,16 @@ def test_a_file_that_others_are_checked_against(missing: str, bundle: Path, sche
 def test_metadata_of_another_form(bundle: Path, schema: Path) -> None:
     """Nothing breaks, and the file is named."""
     edit(bundle, "metadata", lambda metadata: metadata.update(network_data_format=[], required_packages_version=[]))
-    found = {finding.check: finding.said for finding in problems(check_bundle(bundle, schema=schema))}
+    found = {finding.check: finding.message for finding in problems(check_bundle(bundle, schema=schema))}
     assert found.keys() == {"packages", "labels", "network"}
-    assert "a file has another form than this check expects (AttributeError: " in found["network"]
+    assert "a file has another form than expected (AttributeError: " in found["network"]
 
 
 def test_a_bundle_without_weights(bundle: Path, schema: Path) -> None:
     (bundle / "models" / "model.pt").unlink()
     findings = check_bundle(bundle, schema=schema, verbs=cli.VERBS, device="cpu")
     assert not problems(findings)
-    assert [finding.said.partition(":")[0] for finding in findings if finding.state == "skipped"] == [
+    assert [finding.message.partition(":")[0] for finding in findings if finding.state == "skipped"] == [
         "models/model.pt is not there"
     ]
 
@@ -481,7 +481,7 @@ def test_a_library_that_does_not_fit(bundle: Path, schema: Path, monkeypatch: py
     assert str(found).startswith(
         "problem  packages: this bundle was made for monai-sam-adapters 0.1.0 and does not work"
     )
-    skipped = {finding.check: finding.said for finding in findings if finding.state == "skipped"}
+    skipped = {finding.check: finding.message for finding in findings if finding.state == "skipped"}
     assert skipped == dict.fromkeys(
         ("properties", "network", "torchscript", "weights"),
         "the installed monai-sam-adapters does not fit, see packages",
@@ -496,7 +496,7 @@ def test_the_schema_is_fetched_once(bundle: Path, tmp_path: Path, monkeypatch: p
     def state() -> tuple[str, str]:
         with check._quiet():
             found = [*check._findings("metadata", CHECKS["metadata"][1], check._Bundle(bundle))]
-        return (found[0].state, found[0].said) if found else ("OK", "")
+        return (found[0].state, found[0].message) if found else ("OK", "")
 
     assert state()[0] == "skipped"
     assert f"{offered.as_uri()} cannot be fetched (URLError" in state()[1]
@@ -519,7 +519,7 @@ def test_no_schema(text: str, said: str, bundle: Path, tmp_path: Path) -> None:
     path.write_text(text)
     found = next(finding for finding in check_bundle(bundle, schema=path) if finding.check == "metadata")
     assert found.state == "skipped"
-    assert said in found.said
+    assert said in found.message
 
 
 # --- as typed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,20 @@ def test_a_parser_alone_cannot_know(moved: Path, tmp_path: Path) -> None:
         parsers[0].get_parsed_content("ckpt_dir")
     sentence = "bundle_root is not known here, because a ConfigParser does not keep the path of the file that it read: "
     assert sentence + "set it before anything is parsed, parser['bundle_root'] = '/path/to" in told(caught.value)
+
+
+def test_monai_does_not_hand_the_path_on_and_when_it_does_replace_bundle_root_by_its_own(moved: Path) -> None:
+    """What `bundle_root` rests on, and what would make it needless: a workflow that defines the id, or its parser."""
+    made = ConfigWorkflow(config_file=str(moved / "configs" / "inference.json"), logging_file=False)
+    assert Path(made.config_root_path) == moved / "configs"  # the attribute that is read
+    plain = moved / "configs" / "plain.json"
+    plain.write_text(json.dumps({"initialize": [], "seen": "$__local_refs"}))
+    made = ConfigWorkflow(config_file=str(plain), logging_file=False)
+    made.initialize()
+    assert "bundle_root" not in made.parser
+    handed_on = {**vars(made.parser), **made.parser.get_parsed_content("seen")}
+    handed_on = {key: value for key, value in handed_on.items() if key not in {"locator"}}
+    assert str(moved) not in repr([handed_on, vars(made.parser.ref_resolver)])
 
 
 def test_outside_a_configuration() -> None:

@@ -1,4 +1,4 @@
-"""A SAM small enough for tests, in the true format of segment-anything, and the variant that fits it."""
+"""A SAM small enough for tests, in the true format of segment-anything, and the sizes of a network that fits it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,10 @@ import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor
 
-from adapters.networks import SAMAdapter3D, Variant
+from adapters.networks import Backbone, SAMAdapter3D, Sizes
 
-SMALL_SAM = Variant(
-    "small_sam",
-    embed_dim=32,
-    depth=4,
-    num_heads=2,
-    global_blocks=(1,),
-    table_size=8,
-    sam_window=4,
+SMALL_SAM = Sizes(
+    Backbone("small_sam", embed_dim=32, depth=4, num_heads=2, global_blocks=(1,), table_size=8, sam_window=4),
     window_size=2,
     out_channels=16,
     prompt_heads=2,

@@ -8,12 +8,24 @@ from typing import Any
 
 import pytest
 import torch
-from adapters.networks.constructor_arguments import identity
+from clicking import clicked
 from monai.bundle import ConfigParser
 from small_sam import SMALL_SAM, make_sam, same, snapshot
 
-from adapters.checkpoints import convert, initialise, load_model, load_published, load_sam, save_adapter, save_model
-from adapters.networks import SAMAdapter3D, Variant, build_sam_adapter3d
+from adapters import cli
+from adapters.checkpoints import (
+    convert,
+    initialise,
+    load_adapter,
+    load_model,
+    load_published,
+    load_sam,
+    save_adapter,
+    save_model,
+)
+from adapters.networks import SAMAdapter3D, build_sam_adapter3d
+from adapters.networks.description import describe_network
+from adapters.networks.families import build_described
 
 SETTINGS: dict[str, int] = {"window_size": 4, "prompt_heads": 4}
 
@@ -28,11 +40,11 @@ def test_published(tmp_path: Path, published: dict[str, Any], published_file: Pa
     report = convert(published_file, tmp_path / "model.pt", **SETTINGS)
     converted = load_model(tmp_path / "model.pt")
     expected = load_published(published, **SETTINGS)
-    assert identity(converted) == identity(expected)
+    assert describe_network(converted) == describe_network(expected)
     image = torch.randn(1, 1, 32, 32, 32)
     clicks = torch.tensor([[[3.0, 9.0, 20.0]]])
     with torch.no_grad():
-        assert torch.equal(converted(image, clicks), expected(image, clicks))
+        assert torch.equal(converted(image, clicked(clicks)), expected(image, clicked(clicks)))
     assert (report.kind, report.trained, report.crop_size) == ("published", True, 32)
     assert re.search(r"wrote .*model\.pt: published 3DSAM-adapter, custom \(width 48.*\), crop 32", str(report))
 
@@ -59,6 +71,15 @@ def test_an_existing_output_is_kept(tmp_path: Path, published_file: Path) -> Non
     load_model(output)
 
 
+def test_the_verb_has_the_options_that_its_messages_name(tmp_path: Path, published_file: Path) -> None:
+    output = str(tmp_path / "model.pt")
+    cli.convert(str(published_file), output, **SETTINGS)
+    assert describe_network(load_model(output))["parts"]["prompt_head"]["num_heads"] == 4
+    with pytest.raises(ValueError, match=r"model\.pt exists already: .*--overwrite"):
+        cli.convert(str(published_file), output, **SETTINGS)
+    assert cli.convert(str(published_file), output, overwrite=True, **SETTINGS).startswith(f"wrote {output}: published")
+
+
 @pytest.mark.parametrize("spoiled", ["encoder", "feature", "decoder"])
 def test_a_bad_checkpoint_writes_nothing(tmp_path: Path, published: dict[str, Any], spoiled: str) -> None:
     part = published["feature_dict"][3] if spoiled == "feature" else published[f"{spoiled}_dict"]
@@ -71,7 +92,7 @@ def test_a_bad_checkpoint_writes_nothing(tmp_path: Path, published: dict[str, An
 
 def test_ours_needs_no_conversion(tmp_path: Path, network: SAMAdapter3D) -> None:
     save_model(network, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match="is a state dict of SAMAdapter3D already: there is nothing to convert"):
+    with pytest.raises(ValueError, match="is a state dict of this library's already: there is nothing to convert"):
         convert(tmp_path / "model.pt", tmp_path / "second.pt")
     assert not (tmp_path / "second.pt").exists()
 
@@ -108,7 +129,7 @@ def test_start_from_trained_weights_of_each_kind(
         assert same(initialise(fresh, **arguments).state_dict(), network.state_dict())
         assert fresh.training == training
     expected = load_published(published, **SETTINGS)
-    target = build_sam_adapter3d(Variant("small", **identity(expected)["sizes"]), crop_size=32).train(training)
+    target = build_described(describe_network(expected)).train(training)
     initialise(target, pretrained=published_file)
     assert torch.equal(target.mask_decoder.fuse.weight, expected.mask_decoder.fuse.weight)
     assert target.training == training
@@ -119,7 +140,7 @@ def test_start_from_trained_weights_of_each_kind(
     [
         ("adapter.safetensors", None, "holds the trained tensors only: give sam_checkpoint"),
         ("model.pt", "sam_small.pth", "is complete and would replace all of sam_checkpoint=.*: give one of them"),
-        ("sam_small.pth", None, "no state dict of SAMAdapter3D but SAM's checkpoint: read it with load_sam"),
+        ("sam_small.pth", None, "no state dict of this library's but SAM's checkpoint: read it with load_sam"),
     ],
 )
 def test_bad_combinations(
@@ -149,3 +170,39 @@ def test_in_a_config(tmp_path: Path) -> None:
     parser = ConfigParser(config)
     parser["pretrained"] = str(tmp_path / "model.pt")
     assert same(parser.get_parsed_content("network").state_dict(), other.state_dict())
+
+
+def test_a_file_is_read_once(
+    tmp_path: Path,
+    sam_file: Path,
+    network: SAMAdapter3D,
+    published_file: Path,
+    published: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SAM-H has 2.5 GB."""
+    load_sam(sam_file, network)
+    save_model(network, tmp_path / "model.pt")
+    save_adapter(network, tmp_path / "adapter.safetensors", sam_file)
+    same_sizes = build_described(describe_network(load_published(published, **SETTINGS)))
+    read: list[str] = []
+    load = torch.load
+
+    def counted(path: Path, **options: Any) -> Any:
+        read.append(Path(path).name)
+        return load(path, **options)
+
+    monkeypatch.setattr(torch, "load", counted)
+    for run, name in (
+        (lambda: convert(sam_file, tmp_path / "from_sam.pt"), sam_file.name),
+        (lambda: convert(published_file, tmp_path / "from_published.pt", **SETTINGS), published_file.name),
+        (lambda: initialise(network, sam_checkpoint=sam_file), sam_file.name),
+        (lambda: initialise(network, pretrained=tmp_path / "model.pt"), "model.pt"),
+        (lambda: initialise(same_sizes, pretrained=published_file), published_file.name),
+        (lambda: load_model(tmp_path / "model.pt"), "model.pt"),
+        (lambda: save_adapter(network, tmp_path / "again.safetensors", sam_file), sam_file.name),
+        (lambda: load_adapter(tmp_path / "adapter.safetensors", sam_file), sam_file.name),
+    ):
+        read.clear()
+        run()
+        assert read == [name]

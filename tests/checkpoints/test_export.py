@@ -10,19 +10,25 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from adapters.networks.constructor_arguments import identity
+from clicking import clicked
 from torch import Tensor
 
 from adapters.checkpoints import check_onnx, export_network
 from adapters.checkpoints.export import TOLERANCE
-from adapters.networks import SAMAdapter3D, Variant, build_sam_adapter3d
+from adapters.networks import Backbone, SAMAdapter3D, Sizes, build_sam_adapter3d
+from adapters.networks.description import METADATA_KEY, describe_network
+from adapters.networks.layers.points import click_maps
 from adapters.networks.samadapter3d.export_forms import script_form
-from adapters.networks.samadapter3d.mask_decoder import click_maps
 
-SMALL = Variant(
-    "small", embed_dim=24, depth=4, num_heads=2, global_blocks=(), table_size=16, sam_window=6, window_size=4,
-    out_channels=16, prompt_heads=4, prompt_mlp_dim=32, head_channels=8, correction_channels=4,
-)  # fmt: skip
+SMALL = Sizes(
+    Backbone("small", embed_dim=24, depth=4, num_heads=2, global_blocks=(), table_size=16, sam_window=6),
+    window_size=4,
+    out_channels=16,
+    prompt_heads=4,
+    prompt_mlp_dim=32,
+    head_channels=8,
+    correction_channels=4,
+)
 """Its relative positions are resized, and a crop of 24 has 6 tokens a side: windows are shifted and padded."""
 CROP = 24
 
@@ -62,7 +68,7 @@ def test_onnx_with_any_number_of_clicks(number: int, network: SAMAdapter3D, onnx
     context, deepest = encoder.run(["context", "deepest"], {"image": image.numpy()})
     with torch.no_grad():
         features = network.encode(image)
-        expected = network.decode(features, image, clicks, labels).numpy()
+        expected = network.logits(features, image, clicked(clicks, labels)).numpy()
     np.testing.assert_allclose(context, features.context.numpy(), atol=1e-4 * float(features.context.abs().max()))
     given = {"image": image.numpy(), "context": context, "deepest": deepest}
     (found,) = decoder.run(["logits"], {**given, "clicks": clicks.numpy(), "labels": labels.numpy()})
@@ -77,8 +83,8 @@ def test_clicks_change_the_exported_logits(network: SAMAdapter3D) -> None:
     """Else the comparisons would compare nothing."""
     image = torch.randn(1, 1, CROP, CROP, CROP)
     with torch.no_grad():
-        none, one = network(image), network(image, *prompts(1))
-        off = network(image, prompts(1)[0], torch.zeros(1, 1, dtype=torch.long))
+        none, one = network(image), network(image, clicked(*prompts(1)))
+        off = network(image, clicked(prompts(1)[0], torch.zeros(1, 1, dtype=torch.long)))
     assert float((none - one).abs().max()) > 100 * TOLERANCE * float(one.abs().max())
     assert float((off - one).abs().max()) > 100 * TOLERANCE * float(one.abs().max())
 
@@ -89,7 +95,7 @@ def test_what_the_onnx_files_say(network: SAMAdapter3D, onnx: Path) -> None:
     for name in ("encoder", "decoder"):
         model = library.load(onnx / f"{name}.onnx")
         about = {entry.key: entry.value for entry in model.metadata_props}
-        assert json.loads(about["identity"]) == identity(network)
+        assert json.loads(about[METADATA_KEY]) == describe_network(network)
         assert about["library"] == "monai-sam-adapters"
 
 
@@ -104,14 +110,14 @@ def test_torchscript(number: int | None, network: SAMAdapter3D, tmp_path: Path) 
     (path,) = export_network(network, tmp_path / "new", "torchscript")
     files = {"network.json": ""}
     scripted = torch.jit.load(path, _extra_files=files)
-    assert json.loads(json.loads(files["network.json"])["identity"]) == identity(network)
+    assert json.loads(json.loads(files["network.json"])[METADATA_KEY]) == describe_network(network)
     image = torch.randn(1, 1, CROP, CROP, CROP)
     given = () if number is None else prompts(number)
     with torch.no_grad():
-        expected, found = network(image, *given), scripted(image, *given)
+        expected, found = network(image, clicked(*given)), scripted(image, *given)
         torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE * float(expected.abs().max()))
         if number:
-            on = network(image, given[0])
+            on = network(image, clicked(given[0]))
             torch.testing.assert_close(scripted(image, given[0]), on, rtol=0, atol=TOLERANCE * float(on.abs().max()))
     assert list(path.parent.iterdir()) == [path]
 
@@ -130,7 +136,7 @@ def test_safetensors(network: SAMAdapter3D, tmp_path: Path) -> None:
     other.load_state_dict(safetensors.torch.load_file(path), strict=True)
     assert all(torch.equal(other.state_dict()[name], tensor) for name, tensor in network.state_dict().items())
     with safetensors.safe_open(path, framework="pt") as file:
-        assert json.loads(file.metadata()["identity"]) == identity(network)
+        assert json.loads(file.metadata()[METADATA_KEY]) == describe_network(network)
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torchscript"])

@@ -156,7 +156,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("taken.pt", ValueError, r"taken\.pt exists already: choose another name, remove it, or pass overwrite=True"),
+        (
+            "taken.pt",
+            ValueError,
+            r"taken\.pt exists already: choose another name, or overwrite it \(overwrite=True, --overwrite\)",
+        ),
         ("folder", ValueError, "the output .*folder is a folder"),
         ("nowhere/model.pt", FileNotFoundError, "the folder .*nowhere does not exist"),
     ],

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from adapters.networks.constructor_arguments import identity
+from clicking import clicked
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_sam import SMALL_SAM, make_sam, same, snapshot
 from torch import Tensor, nn
 
 from adapters.checkpoints import load_adapter, load_model, load_sam, save_adapter, save_model
-from adapters.networks import SAMAdapter3D, Variant, build_sam_adapter3d
+from adapters.networks import FAMILIES, Family, PromptableNetwork, SAMAdapter3D, build_sam_adapter3d
+from adapters.networks.description import METADATA_KEY, describe_network
 
 State = dict[str, Tensor]
 
@@ -46,7 +50,7 @@ def test_round_trip(tmp_path: Path, network: SAMAdapter3D) -> None:
     assert same(network.state_dict(), other.state_dict())
     built = load_model(str(path))
     assert same(network.state_dict(), built.state_dict())
-    assert identity(built) == identity(network)
+    assert describe_network(built) == describe_network(network)
     assert not built.training
 
 
@@ -56,8 +60,17 @@ def test_prompted_levels_are_rebuilt(tmp_path: Path, network: SAMAdapter3D) -> N
     built = load_model(path)
     assert list(built.prompt_head.shallower) == ["1", "3"]
     assert same(made.state_dict(), built.state_dict())
-    with pytest.raises(ValueError, match=r"prompt_head\.shallower\.1"):
+    with pytest.raises(
+        ValueError, match=r"made with prompt_head\.prompt_levels=\[1, 3, 4\], but the network has .*=\[4\]:"
+    ):
         load_model(path, network)
+
+
+def test_any_number_of_prompt_layers_is_rebuilt(tmp_path: Path) -> None:
+    made = randomised(small(prompt_head={"num_layers": 3}))
+    built = load_model(save_model(made, tmp_path / "model.pt"))
+    assert len(built.prompt_head.layers) == 3
+    assert same(made.state_dict(), built.state_dict())
 
 
 def test_the_file_is_a_plain_state_dict(tmp_path: Path, network: SAMAdapter3D) -> None:
@@ -71,7 +84,7 @@ def test_the_file_is_a_plain_state_dict(tmp_path: Path, network: SAMAdapter3D) -
     assert same(fresh.state_dict(), network.state_dict())
 
 
-def test_any_way_of_saving_carries_the_identity(network: SAMAdapter3D) -> None:
+def test_any_way_of_saving_carries_the_description(network: SAMAdapter3D) -> None:
     """A checkpoint written by Ignite or by hand, from a copy or inside a wrapper, is checked as well."""
     for wrap in (lambda n: n, copy.deepcopy, nn.Sequential):
         buffer = io.BytesIO()
@@ -95,35 +108,31 @@ def test_variant_with_other_settings_is_rebuilt(tmp_path: Path) -> None:
         )
     )
     built = load_model(save_model(made, tmp_path / "model.pt"))
-    assert identity(built) == identity(made)
-    assert identity(made)["variant"] == "tiny"
+    assert describe_network(built) == describe_network(made)
+    assert describe_network(made)["backbone"] == "tiny"
     assert same(made.state_dict(), built.state_dict())
     image, clicks = torch.randn(1, 1, 32, 32, 32), torch.tensor([[[3.0, 9.0, 20.0]]])
     with torch.no_grad():
-        assert torch.equal(built(image, clicks), made.eval()(image, clicks))
+        assert torch.equal(built(image, clicked(clicks)), made.eval()(image, clicked(clicks)))
 
 
 @pytest.mark.parametrize("decoder", [{}, {"correction_channels": 5}])
 def test_a_variant_is_rebuilt(tmp_path: Path, decoder: dict[str, Any]) -> None:
     made = randomised(build_sam_adapter3d("tiny", crop_size=16, mask_decoder=decoder))
     built = load_model(save_model(made, tmp_path / "model.pt"))
-    assert identity(built) == identity(made)
+    assert describe_network(built) == describe_network(made)
     assert same(made.state_dict(), built.state_dict())
 
 
-def test_a_dictionary_built_anew_is_told_by_its_shapes(
-    tmp_path: Path, network: SAMAdapter3D, caplog: pytest.LogCaptureFixture
-) -> None:
-    tiny = build_sam_adapter3d("tiny", crop_size=32)
-    torch.save(dict(tiny.state_dict()), tmp_path / "tiny.pt")
+def test_a_dictionary_built_anew_goes_into_a_network_of_its_shapes(tmp_path: Path, network: SAMAdapter3D) -> None:
     torch.save(OrderedDict(network.state_dict().items()), tmp_path / "small.pt")
-    assert same(load_model(tmp_path / "tiny.pt").state_dict(), tiny.state_dict())
-    assert "taken for variant tiny by its shapes" in caplog.text
     assert same(load_model(tmp_path / "small.pt", small()).state_dict(), network.state_dict())
-    with pytest.raises(ValueError, match=r"small\.pt is of no variant and does not say which sizes it has: build the"):
+    with pytest.raises(
+        ValueError, match=r"small\.pt does not say what network it is of: build the network and pass it"
+    ):
         load_model(tmp_path / "small.pt")
-    with pytest.raises(ValueError, match=r"tiny\.pt holds weights of variant tiny, but the network is of variant cus"):
-        load_model(tmp_path / "tiny.pt", network)
+    with pytest.raises(ValueError, match=r"lacks tensors image_encoder\.blocks\.4\."):
+        load_model(tmp_path / "small.pt", build_sam_adapter3d("tiny", crop_size=32))
 
 
 OTHERS: dict[str, tuple[Callable[[], SAMAdapter3D], str]] = {
@@ -131,17 +140,24 @@ OTHERS: dict[str, tuple[Callable[[], SAMAdapter3D], str]] = {
         lambda: build_sam_adapter3d("tiny", crop_size=16),
         r"model\.pt holds weights of variant custom \(width 32, 4 blocks, 2 heads\), but the network is of variant tin",
     ),
-    "windows": (lambda: small(image_encoder={"window_size": 4}), "window_size=2, but the network has window_size=4"),
-    "prompt heads": (lambda: small(prompt_head={"num_heads": 4}), "prompt_heads=2, but the network has prompt_heads=4"),
-    "crop": (lambda: small(crop_size=32), "crop_size=16, but the network has crop_size=32: build the network with"),
-    "enlargement": (lambda: small(crop_size=32, enlargement=2), "enlargement=4, but the network has enlargement=2"),
-    "heads": (lambda: small(image_encoder={"num_heads": 4}), r"4 heads\): they differ in num_heads"),
-    "queries": (
-        lambda: small(prompt_head={"num_queries": 3}),
-        r"global_query of .* \(1, 10, 16\): expected \(1, 3, 16",
+    "windows": (
+        lambda: small(image_encoder={"window_size": 4}),
+        r"made with image_encoder\.window_size=2, but the network has image_encoder\.window_size=4: build the n",
     ),
-    "no correction": (lambda: small(mask_decoder={"correction": False}), "they differ in correction_channels"),
-    "correction": (lambda: small(mask_decoder={"correction_channels": 5}), "they differ in correction_channels"),
+    "prompt heads": (lambda: small(prompt_head={"num_heads": 4}), r"prompt_head\.num_heads=2, but .*num_heads=4"),
+    "crop": (lambda: small(crop_size=32), r"crop_size=16, but the network has image_encoder\.crop_size=32: build the"),
+    "enlargement": (lambda: small(crop_size=32, enlargement=2), r"enlargement=4, but .* image_encoder\.enlargement=2"),
+    "heads": (lambda: small(image_encoder={"num_heads": 4}), r"2 heads\), but the network is .* 4 heads\): build"),
+    "queries": (lambda: small(prompt_head={"num_queries": 3}), r"prompt_head\.num_queries=10, but .*num_queries=3"),
+    "no correction": (
+        lambda: small(mask_decoder={"correction": False}),
+        r"mask_decoder\.correction=True, but .*=False",
+    ),
+    "correction": (lambda: small(mask_decoder={"correction_channels": 5}), "correction_channels=16, but .*channels=5"),
+    "two": (
+        lambda: small(image_encoder={"window_size": 4}, mask_decoder={"correction_channels": 5}),
+        r"window_size=2, mask_decoder\.correction_channels=16, but the network has image_encoder\.window_size=4, m",
+    ),
 }
 
 
@@ -157,12 +173,62 @@ def test_another_network_is_refused_and_left_alone(
     assert same(before, other.state_dict())
 
 
-def test_a_newer_format_is_refused(tmp_path: Path, network: SAMAdapter3D) -> None:
+@pytest.mark.parametrize("given", [True, False], ids=["into a network", "alone"])
+def test_a_later_format_is_refused(tmp_path: Path, network: SAMAdapter3D, given: bool) -> None:
+    """Whatever else it says."""
     state = network.state_dict()
-    state._metadata[""]["sam_adapter3d"]["format_version"] = 2  # type: ignore[attr-defined]
+    state._metadata[""][METADATA_KEY] = json.dumps({"format_version": 3, "network": "of the future"})
     torch.save(state, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match="format version 2, this library reads up to 1: update monai-sam-adapters"):
-        load_model(tmp_path / "model.pt", network)
+    with pytest.raises(ValueError, match="format version 3, this library reads up to 2: update monai-sam-adapters"):
+        load_model(tmp_path / "model.pt", network if given else None)
+    with pytest.raises(ValueError, match="the state dict has format version 3"):
+        network.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True), strict=False)
+
+
+def _changed(*path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(description: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            description = description[key]
+        description[path[-1]] = value
+
+    return change
+
+
+ABSURD: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "family": (_changed("family", value="sam9"), "cannot be made: the family 'sam9' is unknown, expected one of"),
+    "depth": (_changed("parts", "image_encoder", "depth", value=4 * 10**6), "a network of more tensors than there are"),
+    "width": (_changed("parts", "image_encoder", "embed_dim", value=2 * 10**9), "(lacks|has shape|cannot be made)"),
+    "beyond": (_changed("parts", "prompt_head", "mlp_dim", value=10**30), "cannot be made"),
+    "negative": (_changed("parts", "prompt_head", "mlp_dim", value=-1), "cannot be made"),
+    "other sizes": (
+        _changed("parts", "mask_decoder", "channels", value=16),
+        r"has shape .*: expected \(16, 16, 3, 3, 3",
+    ),
+    "a word": (_changed("parts", "image_encoder", "depth", value="four"), "cannot be made"),
+    "an argument of the future": (
+        _changed("parts", "image_encoder", "rotary", value=True),
+        "unexpected keyword argument 'rotary'.*: update monai-sam-adapters",
+    ),
+    "no parts": (lambda d: d.pop("parts"), "in its metadata what network it is of, but not in a form .*KeyError"),
+    "parts of another kind": (_changed("parts", "image_encoder", value=3), "not in a form that this library knows"),
+    "a part of the user's own": (
+        _changed("parts", "prompt_head", value=None),
+        "how to make its prompt_head: build the n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), ABSURD.values(), ids=ABSURD)
+def test_what_a_file_says_is_checked_before_anything_is_made(
+    tmp_path: Path, network: SAMAdapter3D, spoil: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    state = network.state_dict()
+    description = describe_network(network)
+    spoil(description)
+    state._metadata[""][METADATA_KEY] = json.dumps(description)
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=message):
+        load_model(tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize(
@@ -189,11 +255,11 @@ def test_incomplete_without_metadata(tmp_path: Path, network: SAMAdapter3D) -> N
     del state["mask_decoder.branches.0.conv1.weight"]
     torch.save(state, tmp_path / "model.pt")
     with pytest.raises(ValueError, match=r"lacks tensor mask_decoder\.branches\.0\.conv1\.weight: it is incomplete"):
-        load_model(tmp_path / "model.pt")
+        load_model(tmp_path / "model.pt", network)
 
 
 def test_sam_is_no_model(sam_file: Path) -> None:
-    with pytest.raises(ValueError, match="no state dict of SAMAdapter3D but SAM's checkpoint: read it with load_sam"):
+    with pytest.raises(ValueError, match="no state dict of this library's but SAM's checkpoint: read it with load_sam"):
         load_model(sam_file)
 
 
@@ -209,9 +275,9 @@ def test_overwriting(tmp_path: Path, network: SAMAdapter3D) -> None:
 
 
 def test_components_of_the_users_own(tmp_path: Path, network: SAMAdapter3D) -> None:
-    """Another prompt head: no sizes to tell, so the tensors' shapes decide."""
+    """Another prompt head: no arguments to tell, so the tensors' shapes decide."""
     network.prompt_head = nn.Linear(3, 3)
-    assert identity(network) == {"format_version": 1, "variant": "custom"}
+    assert describe_network(network)["parts"]["prompt_head"] is None
     path = save_model(network, tmp_path / "model.pt")
     other = small()
     other.prompt_head = nn.Linear(3, 3)
@@ -283,22 +349,141 @@ def test_truncated_and_foreign_adapters(tmp_path: Path, sam_file: Path, trained:
         load_adapter(path, sam_file)
 
 
-def test_another_variant_of_the_same_name_is_built_from_its_sizes(tmp_path: Path) -> None:
-    """The file, not the registry, says which sizes a network has."""
-    sizes = {**identity(small())["sizes"], "head_channels": 4}
-    made = build_sam_adapter3d(Variant("mine", **sizes), crop_size=16)
-    assert identity(load_model(save_model(made, tmp_path / "model.pt")))["sizes"]["head_channels"] == 4
-
-
 def test_the_number_of_levels_is_kept_and_checked(tmp_path: Path) -> None:
-    sizes = {**identity(small())["sizes"], "levels": 2}
-    made = build_sam_adapter3d(Variant("mine", **sizes), crop_size=16)
+    made = build_sam_adapter3d(replace(SMALL_SAM, levels=2), crop_size=16)
     path = save_model(made, tmp_path / "model.pt")
     loaded = load_model(path)
-    assert identity(loaded)["sizes"]["levels"] == len(loaded.image_encoder.necks) == 2
+    assert len(loaded.image_encoder.necks) == 2
     image = torch.randn(1, 1, 16, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(loaded.eval()(image), made.eval()(image))
-    assert "levels" not in identity(small())["sizes"]  # as in files from before there was a choice
-    with pytest.raises(ValueError, match="they differ in levels"):
+    with pytest.raises(ValueError, match=r"image_encoder\.levels=2, mask_decoder\.levels=2, but the network has"):
         small().load_state_dict(made.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "equal"),
+    [
+        ({"global_blocks": (1, 9)}, {"global_blocks": [1]}),
+        ({"global_blocks": (0, 1, 2, 3)}, {"global_blocks": [], "sam_window": 8}),
+        ({"sam_window": 8}, {"global_blocks": [], "sam_window": 8}),
+        ({"recompute": True}, {}),
+    ],
+)
+def test_encoders_that_are_the_same_say_the_same(arguments: dict[str, Any], equal: dict[str, Any]) -> None:
+    one, other = small(image_encoder=arguments, crop_size=(16, 32, 32)), small(image_encoder=equal)
+    assert describe_network(one) == describe_network(other)
+    other.load_state_dict(one.state_dict())
+
+
+# -- files that 0.1 wrote -----------------------------------------------------------------------------------------
+
+VERSION_1: dict[str, Any] = {
+    "format_version": 1,
+    "variant": "custom",
+    "sizes": {
+        "embed_dim": 32, "depth": 4, "num_heads": 2, "global_blocks": [1], "table_size": 8, "sam_window": 4,
+        "out_channels": 16, "prompt_mlp_dim": 32, "head_channels": 8, "window_size": 2, "prompt_heads": 2,
+        "correction_channels": 16,
+    },
+    "crop_size": 16,
+    "enlargement": 4,
+    "correction": True,
+}  # fmt: skip
+"""What 0.1 wrote of the small network."""
+
+
+def version_1(network: SAMAdapter3D, **changes: Any) -> State:
+    state = network.state_dict()
+    metadata = state._metadata[""]  # type: ignore[attr-defined]
+    del metadata[METADATA_KEY]
+    sizes = VERSION_1["sizes"] | changes.pop("sizes", {})
+    metadata["sam_adapter3d"] = VERSION_1 | {"sizes": sizes} | changes
+    return state
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes"),
+    [
+        ({}, {}),
+        ({"prompt_head": {"num_queries": 5, "prompt_levels": (4, 1, 3)}}, {}),
+        ({"prompt_head": {"num_layers": 3}}, {}),  # which 0.1 wrote and could not read
+        ({"image_encoder": {"levels": 2}, "mask_decoder": {"levels": 2}}, {"sizes": {"levels": 2}}),
+        ({"mask_decoder": {"correction": False}}, {"correction": False}),
+        ({"crop_size": 32, "enlargement": 2}, {"crop_size": 32, "enlargement": 2}),
+    ],
+)
+def test_a_file_of_version_1(tmp_path: Path, arguments: dict[str, Any], changes: dict[str, Any]) -> None:
+    made = randomised(small(**arguments))
+    torch.save(version_1(made, **changes), tmp_path / "model.pt")
+    built = load_model(tmp_path / "model.pt")
+    assert describe_network(built) == describe_network(made)
+    assert same(built.state_dict(), made.state_dict())
+    other = small(**arguments)
+    other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    assert same(other.state_dict(), made.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            {"window_size": 4},
+            r"made with image_encoder\.window_size=4, but the network has image_encoder\.window_size=2",
+        ),
+        ({"prompt_heads": 4}, r"made with prompt_head\.num_heads=4, but the network has prompt_head\.num_heads=2"),
+        ({"embed_dim": 64}, r"variant custom \(width 64.*, but the network is of variant custom \(width 32"),
+    ],
+)
+def test_a_file_of_version_1_keeps_its_checks(network: SAMAdapter3D, sizes: dict[str, int], message: str) -> None:
+    for strict in (True, False):
+        with pytest.raises(ValueError, match=message):
+            network.load_state_dict(version_1(small(), sizes=sizes), strict=strict)
+    later = version_1(small(), format_version=9)
+    with pytest.raises(ValueError, match="format version 9, this library reads up to 2: update"):
+        network.load_state_dict(later)
+
+
+def test_an_adapter_of_version_1(tmp_path: Path, sam_file: Path, trained: SAMAdapter3D) -> None:
+    path = save_adapter(trained, tmp_path / "adapter.safetensors", sam_file)
+    with safe_open(path, framework="pt") as file:
+        sha256 = file.metadata()["sam_sha256"]
+    metadata = {"format": "sam_adapter3d", "library_version": "0.1.0", "identity": json.dumps(VERSION_1)}
+    save_file(load_file(path), path, {**metadata, "sam_sha256": sha256})
+    assert same(load_adapter(path, sam_file).state_dict(), trained.state_dict())
+
+
+# -- a family that moves in -----------------------------------------------------------------------------------------
+
+
+class Threshold(PromptableNetwork):
+    """A family with arguments and no parts."""
+
+    family = "threshold"
+    takes: frozenset[str] = frozenset()
+
+    def __init__(self, width: int = 2, *, sharpness: float = 1.0) -> None:
+        super().__init__()
+        self.sharpness = sharpness
+        self.rows = nn.Parameter(torch.randn(width))
+
+    def encode(self, image: Tensor) -> Tensor:
+        return image
+
+    def logits(self, features: Tensor, image: Tensor, prompts: Any = None) -> Tensor:
+        return self.sharpness * features - self.rows.sum()
+
+
+def test_a_family_that_moves_in(tmp_path: Path, network: SAMAdapter3D, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FAMILIES, "threshold", Family("for tests", __name__, "Threshold", "Threshold"))
+    made = FAMILIES["threshold"].build(3, sharpness=2.5)
+    built = load_model(save_model(made, tmp_path / "model.pt"))
+    assert isinstance(built, Threshold)
+    assert (built.sharpness, built.rows.tolist()) == (2.5, made.rows.tolist())
+    with pytest.raises(ValueError, match=r"made with sharpness=2\.5, but the network has sharpness=1\.0"):
+        load_model(tmp_path / "model.pt", Threshold(3))
+    with pytest.raises(ValueError, match="of the family threshold, but the network is of the family samadapter3d"):
+        load_model(tmp_path / "model.pt", network)
+    monkeypatch.delitem(FAMILIES, "threshold")
+    with pytest.raises(ValueError, match="the family 'threshold' is unknown"):
+        load_model(tmp_path / "model.pt")

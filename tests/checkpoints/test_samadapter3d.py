@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adapters.networks.constructor_arguments import identity
 from small_sam import same, snapshot
 
 from adapters.checkpoints import load_published
-from adapters.networks import SAMAdapter3D, Variant, build_sam_adapter3d
+from adapters.networks import SAMAdapter3D, build_sam_adapter3d
+from adapters.networks.description import describe_network
+from adapters.networks.families import build_described
 
 SETTINGS: dict[str, int] = {"window_size": 4, "prompt_heads": 4}
 Checkpoint = dict[str, Any]
@@ -70,27 +71,44 @@ def test_best_loss_of_any_precision(tmp_path: Path, published: Checkpoint, kind:
 
 
 def test_sizes_are_read_off_the_shapes(published: Checkpoint) -> None:
-    found = identity(load_published(published, **SETTINGS))
-    assert found == {
-        "format_version": 1,
-        "variant": "custom",
-        "sizes": {
-            "embed_dim": 48,
-            "depth": 12,
-            "num_heads": 3,
-            "global_blocks": [2, 5, 8, 11],
-            "table_size": 16,
-            "sam_window": 14,
-            "out_channels": 32,
-            "prompt_mlp_dim": 64,
-            "head_channels": 16,
-            "window_size": 4,
-            "prompt_heads": 4,
-            "correction_channels": Variant.correction_channels,
+    described = describe_network(load_published(published, **SETTINGS))
+    assert described == {
+        "format_version": 2,
+        "family": "samadapter3d",
+        "backbone": "custom",
+        "arguments": {},
+        "parts": {
+            "image_encoder": {
+                "embed_dim": 48,
+                "depth": 12,
+                "num_heads": 3,
+                "out_channels": 32,
+                "crop_size": 32,
+                "table_size": 16,
+                "sam_window": 14,
+                "global_blocks": [2, 5, 8, 11],
+                "window_size": 4,
+                "enlargement": 4,
+                "levels": 4,
+                "tuning": "spatial",
+                "tuning_arguments": None,
+            },
+            "prompt_head": {
+                "dim": 32,
+                "num_heads": 4,
+                "mlp_dim": 64,
+                "num_layers": 2,
+                "num_queries": 10,
+                "prompt_levels": [4],
+            },
+            "mask_decoder": {
+                "in_channels": 32,
+                "channels": 16,
+                "levels": 4,
+                "correction": True,
+                "correction_channels": 16,
+            },
         },
-        "crop_size": 32,
-        "enlargement": 4,
-        "correction": True,
     }
 
 
@@ -171,7 +189,7 @@ BAD: dict[str, tuple[Callable[[Checkpoint], Any], str]] = {
         _with("encoder", "neck_3d.1.0.weight", 32, 47, 1, 1, 1),
         r"neck_3d\.1\.0\.weight of the checkpoint has shape .*: expected \(32, 48, 1, 1, 1\)",
     ),
-    "axes of the depth table": (_with("encoder", "depth_embed", 8, 48), r"depth_embed .* \(8, 48\): expected three"),
+    "axes of the depth table": (_with("encoder", "depth_embed", 8, 48), r"depth_embed .* \(8, 48\): expected 3 axes"),
     "width of a head": (_with("encoder", "blocks.0.attn.rel_pos_h", 27, 7), "expected the width of one attention head"),
     "not finite": (_nan, r"decoder_dict\.cls\.3\.weight of the checkpoint holds NaN"),
     "no encoder": (_drop("encoder_dict"), "the checkpoint lacks encoder_dict"),
@@ -212,19 +230,20 @@ def test_a_state_dict_of_ours_is_not_published() -> None:
 
 @pytest.fixture
 def fitting(published: Checkpoint) -> SAMAdapter3D:
-    sizes = identity(load_published(published, **SETTINGS))["sizes"]
-    return build_sam_adapter3d(Variant("small", **sizes), crop_size=32)
+    return build_described(describe_network(load_published(published, **SETTINGS)))
 
 
 @pytest.mark.parametrize("correction", [{"correction_channels": 3}, {"correction": False}])
 def test_what_we_add_is_the_networks_own_affair(published: Checkpoint, correction: dict[str, Any]) -> None:
-    sizes = identity(load_published(published, **SETTINGS))["sizes"]
-    network = build_sam_adapter3d(Variant("small", **sizes), crop_size=32, mask_decoder=correction)
+    described = describe_network(load_published(published, **SETTINGS))
+    described["parts"]["mask_decoder"] |= correction
+    described["parts"]["prompt_head"]["prompt_levels"] = [2, 4]
+    network = build_described(described)
     before = snapshot(network)
     load_published(published, network=network)
     kept = [name for name in before if "correction" in name or "label_embed" in name]
     assert all(torch.equal(before[name], network.state_dict()[name]) for name in kept)
-    assert len(kept) == (23 if "correction_channels" in correction else 1)
+    assert len(kept) == (24 if "correction_channels" in correction else 2)
 
 
 def test_into_a_given_network(published: Checkpoint, fitting: SAMAdapter3D) -> None:
@@ -253,7 +272,9 @@ def test_a_bad_tensor_leaves_the_given_network_alone(published: Checkpoint, fitt
 
 def test_another_crop_is_named(published: Checkpoint, fitting: SAMAdapter3D) -> None:
     published["encoder_dict"]["depth_embed"] = torch.zeros(1, 16, 48)
-    with pytest.raises(ValueError, match="made with crop_size=64, but the network has crop_size=32"):
+    with pytest.raises(
+        ValueError, match=r"made with image_encoder\.crop_size=64, but the network has image_encoder\.crop_size=32"
+    ):
         load_published(published, network=fitting)
 
 

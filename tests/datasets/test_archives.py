@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from release_files import pack
 
-from adapters.datasets.archives import contents, is_archive, stem, target, unpack
+from adapters.datasets.archives import contents, is_archive, target, unpack
 
 
 @pytest.fixture
@@ -208,4 +208,4 @@ def test_no_archive(tmp_path: Path) -> None:
     ],
 )
 def test_names(name: str, archive: bool, kept: str) -> None:
-    assert (is_archive(Path(name)), stem(Path(name))) == (archive, kept)
+    assert (is_archive(Path(name)), target(Path(name), Path("out"))) == (archive, Path("out") / kept)

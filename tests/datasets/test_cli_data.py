@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,10 @@ import pytest
 from release_files import patient, write_release
 
 from adapters.__main__ import main
+from adapters.cli import VERBS
 from adapters.datasets import get_release
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -64,3 +70,31 @@ def test_mistakes(arguments: list[str], sentence: str, capsys: pytest.CaptureFix
 def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     main([name, "--help"])
     assert capsys.readouterr().out.startswith(f"NAME\n    python -m adapters {name} - ")
+
+
+MODULES = {
+    "prepare": ("datasets/prepare", "datasets/archives", "datasets/releases"),
+    "fingerprint": ("datasets/fingerprint",),
+    "phantom": ("datasets/phantom",),
+    "download": ("checkpoints/download",),
+    "label_server": ("label/server",),
+}
+
+
+@pytest.mark.parametrize("verb", MODULES)
+def test_messages_name_options_that_exist(verb: str) -> None:
+    """In words that the command line knows, and not as Python's arguments."""
+    options = set(inspect.signature(VERBS[verb]).parameters)
+    messages = [text for module in MODULES[verb] for text in _texts(ROOT / "adapters" / f"{module}.py")]
+    assert messages
+    for text in messages:
+        assert set(re.findall(r"--(\w+)", text)) <= options, text
+        assert not re.search(r"\w=(True|False|None)\b|\(\w+_\w+\)", text), text
+
+
+def _texts(path: Path) -> list[str]:
+    """The words in a module but for its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docstrings]
+    return [node.value for node in constants if isinstance(node.value, str) and " " in node.value]

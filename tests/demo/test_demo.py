@@ -21,7 +21,7 @@ def test_no_steps(tmp_path: Path) -> None:
 
 
 def test_a_bundle_without_weights(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"models/model.pt is not there; run the demo from a clone"):
+    with pytest.raises(FileNotFoundError, match=r"models/model.pt is not there: the demo needs a bundle with"):
         main(tmp_path / "demo", bundle=tmp_path)
     assert not (tmp_path / "demo").exists()
 

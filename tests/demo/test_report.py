@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 import pytest
 
-from adapters.demo.report import Shown, curve, slices
+from adapters.demo.report import curve, slices
 from adapters.demo.run import Command, _losses
 from adapters.scoring.page import Picture, Section, Table, as_html
 
@@ -22,8 +22,8 @@ def box(*slices_: slice) -> np.ndarray:
 def test_slices_are_a_png_and_leave_the_masks_as_they_are(predicted: bool) -> None:
     truth = box(slice(8, 12), slice(8, 12), slice(8, 12))
     prediction = truth.copy() if predicted else np.zeros_like(truth)
-    shown = Shown("x", np.zeros((20, 20, 20), np.float32), truth, prediction, np.full(3, 9.0), (4.0, 1.0, 1.0))
-    assert slices(shown).startswith(b"\x89PNG")
+    image = np.zeros((20, 20, 20), np.float32)
+    assert slices(image, truth, prediction, np.full(3, 9.0), (4.0, 1.0, 1.0)).startswith(b"\x89PNG")
     assert (truth.sum(), prediction.sum()) == (64, 64 if predicted else 0)
 
 

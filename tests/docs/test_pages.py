@@ -240,7 +240,7 @@ TRAIN = "bundles/colon_cancer_ct_samadapter_deepgrow/configs/train.json"
     [
         ("python -m adapters prepared --dataset kits21", "prepared"),
         ("python -m adapters phantom --output here --case 3", "--case"),
-        (f"python -m monai.bundle run evaluating --config_file {TRAIN}", "have no evaluating"),
+        (f"python -m monai.bundle run evaluating --config_file {TRAIN}", "has no id evaluating"),
         (f"python -m monai.bundle run training --config_file {TRAIN} --max_epoch 3", "max_epoch"),
         (f"torchrun --nproc_per_node=2 -m monai.bundle run training --config_file {TRAIN} --epochs 3", "epochs"),
         (f"python -m monai.bundle run training --config_file {TRAIN} --networks#a 3", "networks"),

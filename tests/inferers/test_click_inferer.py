@@ -554,6 +554,12 @@ class TestPromptKinds:
         with pytest.raises(ValueError, match=f"{kind} were given, and the network takes none"):
             ClickInferer(8)(SCAN, network, prompts)
 
+    def test_a_network_that_takes_no_mask_sees_none(self, network):
+        network.takes = frozenset({"points"})
+        scan = ellipsoid((64, 40, 40), (32, 20, 20), (24, 8, 8))
+        ClickInferer(24, max_crops=2)(scan, network, at([20, 20, 20]), mask=torch.zeros_like(scan))
+        assert network.masks == [None, None]
+
     def test_clicks_in_world_land_on_their_voxel(self, network):
         affine = np.array([[0, 0, 1.5, 3], [0, -2.0, 0, 5], [1.0, 0, 0, 7], [0, 0, 0, 1]])
         scan = MetaTensor(torch.rand(1, 1, 20, 20, 20), affine=torch.from_numpy(affine))

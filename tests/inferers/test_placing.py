@@ -128,20 +128,16 @@ def test_well_inside_minds_faces_beyond_which_the_scan_goes_on():
     points = np.array([[0.0, 8], [1, 8], [13, 8], [14, 8]])
     assert well_inside(Window((0, 0), (16, 16)), grid(16, 16), points).tolist() == [True] * 4
     assert well_inside(Window((0, 0), (16, 16)), grid(40, 16), points).tolist() == [True, True, True, False]
-    assert well_inside(Window((10, 0), (16, 16)), grid(40, 16), points + [10, 0]).tolist() == [
-        False,
-        False,
-        True,
-        False,
-    ]
+    moved = points + np.array([10, 0])
+    assert well_inside(Window((10, 0), (16, 16)), grid(40, 16), moved).tolist() == [False, False, True, False]
 
 
 @pytest.mark.parametrize(
     ("reach", "spared", "expected"),
     [
         (0.0, None, [False, True]),
-        (3.0, None, [False, True]),
-        (3.5, None, [False, False]),
+        (2.4, None, [False, True]),
+        (2.6, None, [False, False]),  # 3 mm, less half a voxel of 1 mm
         (0.0, [1, 7], [False, False]),
     ],
 )

@@ -3,30 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from scans import Case, make_cases, write_small
-from serving import NAMES, SARCOMA, Server, copy_bundles, shrink, start
-
-from adapters.checkpoints import save_model
-from adapters.networks import build_sam_adapter3d
-
-TINY = {"variant": "tiny", "crop_size": 16, "spacing": 8.0}
-SLOW = {"variant": "vit_b", "crop_size": 32, "spacing": 12.0}
-"""SAM's own encoder, on crops as small as it can take: long to encode beside all else that a request costs."""
-HEAVY = "kidney_tumor_ct_samadapter_deepgrow"
-
-
-def with_weights(bundles: Path, **options: object) -> None:
-    """Random weights for the bundles of a folder that have none, of small networks."""
-    for bundle in sorted(bundles.iterdir()):
-        if bundle.name != SARCOMA:
-            values = {**TINY, **options} if bundle.name != HEAVY else {**SLOW, **options}
-            shrink(bundle, **values)
-            network = build_sam_adapter3d(str(values["variant"]), int(str(values["crop_size"])))
-            (bundle / "models").mkdir()
-            save_model(network, bundle / "models" / "model.pt")
+from serving import NAMES, Server, copy_bundles, start, with_weights
 
 
 @pytest.fixture(scope="session")

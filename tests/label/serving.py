@@ -21,12 +21,18 @@ import requests
 from monai.transforms import LoadImage
 from monailabel.client import MONAILabelClient
 
+from adapters.checkpoints import save_model
 from adapters.label import APP
+from adapters.networks import build_sam_adapter3d
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = ROOT / "bundles"
 NAMES = sorted(path.name for path in BUNDLES.iterdir())
 SARCOMA = "soft_tissue_sarcoma_ct_samadapter_deepgrow"
+TINY = {"variant": "tiny", "crop_size": 16, "spacing": 8.0}
+SLOW = {"variant": "vit_b", "crop_size": 32, "spacing": 12.0}
+"""SAM's own encoder, on crops as small as it can take: long to encode beside all else that a request costs."""
+HEAVY = "kidney_tumor_ct_samadapter_deepgrow"
 PATIENCE = 240  # seconds for the server to start: it imports much
 
 
@@ -168,3 +174,14 @@ def shrink(bundle: Path, **values: Any) -> None:
         config = json.loads(path.read_text())
         config.update({key: value for key, value in values.items() if key in config})
         path.write_text(json.dumps(config, indent=4))
+
+
+def with_weights(bundles: Path, **options: object) -> None:
+    """Random weights for the bundles of a folder that have none, of small networks."""
+    for bundle in sorted(bundles.iterdir()):
+        if bundle.name != SARCOMA:
+            values = {**TINY, **options} if bundle.name != HEAVY else {**SLOW, **options}
+            shrink(bundle, **values)
+            network = build_sam_adapter3d(str(values["variant"]), int(str(values["crop_size"])))
+            (bundle / "models").mkdir()
+            save_model(network, bundle / "models" / "model.pt")

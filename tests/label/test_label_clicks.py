@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import requests
 import torch
-from conftest import HEAVY
 from monai.bundle import ConfigParser
 from scans import REAL, SMALL, STORED, Case, dice
-from serving import NAMES, SARCOMA, Answer, Server, copy_bundles, read, start_stock
+from serving import HEAVY, NAMES, SARCOMA, Answer, Server, copy_bundles, read, start_stock
 
 from adapters.checkpoints import load_model
 

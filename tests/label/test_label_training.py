@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 import requests
 import torch
-from conftest import with_weights
 from scans import innermost
-from serving import SARCOMA, Server, copy_bundles, start
+from serving import SARCOMA, Server, copy_bundles, start, with_weights
 from test_label_clicks import in_process
 
 from adapters.checkpoints import load_model

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adapters.networks import enlarged_conv
+from adapters.networks.layers import enlarged_conv
 from adapters.networks.layers.enlarged_conv import conv_of_enlarged
 
 

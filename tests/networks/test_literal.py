@@ -8,21 +8,18 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from clicking import clicked
 from torch import Tensor, nn
 
-from adapters.networks import ImageFeatures, SAMAdapter3D, Variant, WindowAttention3D, build_sam_adapter3d
+from adapters.networks import Backbone, ImageFeatures, SAMAdapter3D, Sizes, WindowAttention3D, build_sam_adapter3d
 from adapters.networks.layers.attention import relative_positions, seam_masks
-from adapters.networks.samadapter3d.image_encoder import PatchEmbedding3D, enlargement_matrix
-from tests.reference import literal
+from adapters.networks.layers.patches import PatchEmbedding3D, enlargement_matrix
+from tests.benchmarks.common import load_literal
 
-SMALL = Variant(
-    "small",
-    embed_dim=24,
-    depth=4,
-    num_heads=3,
-    global_blocks=(1,),
-    table_size=16,
-    sam_window=5,
+literal = load_literal()
+
+SMALL = Sizes(
+    Backbone("small", embed_dim=24, depth=4, num_heads=3, global_blocks=(1,), table_size=16, sam_window=5),
     window_size=4,
     out_channels=16,
     prompt_heads=2,
@@ -117,13 +114,13 @@ def test_fewer_levels_equal_literal(levels: int) -> None:
 
 
 def test_a_recorded_block_has_all_windows_at_once() -> None:
-    block = small_network(32).image_encoder.blocks[1]
-    x = torch.randn(1, 8, 8, 8, SMALL.embed_dim)
+    block = small_network(32).image_encoder.blocks[1].requires_grad_(False)
+    x = torch.randn(1, 8, 8, 8, SMALL.backbone.embed_dim)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shapes become constants
-        traced = torch.jit.trace(block, (x,), check_trace=False)
+        traced = torch.jit.trace(lambda tokens: block(tokens)[0], (x,), check_trace=False)
         assert str(traced.inlined_graph).count("scaled_dot_product_attention") == 1
-        assert relative_error(traced(x), block(x)) <= 1e-5
+        assert relative_error(traced(x), block(x)[0]) <= 1e-5
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
@@ -209,9 +206,26 @@ def test_bfloat16_logits_are_close(crop: int | tuple[int, int, int]) -> None:
     image = torch.randn(1, 1, *((crop,) * 3 if isinstance(crop, int) else crop))
     clicks = torch.tensor([[[10.0, 12.0, 14.0], [3.0, 20.0, 9.0]]])
     with torch.no_grad():
-        wanted = network(image, clicks)
+        wanted = network(image, clicked(clicks))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert 1e-6 < relative_error(network(image, clicks).float(), wanted) <= 2e-2
+            assert 1e-6 < relative_error(network(image, clicked(clicks)).float(), wanted) <= 2e-2
+
+
+def test_what_many_blocks_add_is_not_rounded_again_and_again() -> None:
+    """In bfloat16 the tokens of the last of 16 blocks would be more than 0.9 % off, and the context 1 %."""
+    network = build_sam_adapter3d(replace(SMALL, backbone=replace(SMALL.backbone, depth=16)), 16).eval()
+    randomised(network)
+    image = torch.randn(1, 1, 16, 16, 16)
+    with torch.no_grad():
+        expected = network.encode(image)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            features = network.encode(image)
+            logits = network.logits(features, image, clicked(torch.tensor([[[10.0, 12.0, 14.0]]])))
+    for level, wanted in zip(features.levels, expected.levels, strict=True):
+        assert 1e-6 < relative_error(level, wanted) <= 7e-3
+    assert relative_error(features.context, expected.context) <= 8.5e-3
+    assert features.context.dtype == torch.bfloat16  # what is kept between clicks stays small
+    assert logits.dtype == torch.float32
 
 
 @pytest.mark.parametrize("enlargement", [1, 2, 4, 8])
@@ -276,7 +290,7 @@ def test_decoder_context_split_equals_concatenation(crop: tuple[int, int, int]) 
     image = torch.randn(2, 1, *crop)
     levels = [torch.randn(2, 16, *(n // 4 for n in crop)) for _ in range(4)]
     decoder = network.mask_decoder
-    logits = network.decode(ImageFeatures(tuple(levels), decoder.context(levels, image)), image)
+    logits = network.logits(ImageFeatures(tuple(levels), decoder.context(levels, image)), image)
     assert relative_error(logits, literal.literal_decode(decoder, levels, image)) <= 1e-5
 
 
@@ -287,4 +301,4 @@ def test_whole_network_equals_literal_with_clicks() -> None:
     image, clicks = torch.randn(1, 1, *crop), torch.tensor([[[3.0, 4.5, 20.0], [19.5, 0.0, 31.0]]])
     with torch.no_grad():
         reference = literal.literal_forward(network, image, clicks, torch.ones(1, 2, dtype=torch.long))
-        assert relative_error(network(image, clicks), reference) <= 1e-5
+        assert relative_error(network(image, clicked(clicks)), reference) <= 1e-5

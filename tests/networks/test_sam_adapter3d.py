@@ -8,34 +8,32 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from clicking import clicked
 from monai.data import MetaTensor, list_data_collate
 from torch import Tensor, nn
 
 from adapters.networks import (
-    VARIANTS,
+    BACKBONES,
+    Backbone,
     SAMAdapter3D,
-    Variant,
+    Sizes,
     build_image_encoder,
     build_mask_decoder,
     build_prompt_head,
     build_sam_adapter3d,
     count_parameters,
-    get_variant,
+    get_backbone,
+    get_sizes,
     set_trainable,
 )
 from adapters.networks.layers.attention import WindowAttention3D
-from adapters.networks.samadapter3d.image_encoder import PatchEmbedding3D
-from adapters.networks.samadapter3d.mask_decoder import CorrectionPrompt, click_ellipsoid, click_maps
-from adapters.networks.samadapter3d.prompt_head import PointSamplerHead, sample_feature
+from adapters.networks.layers.patches import PatchEmbedding3D
+from adapters.networks.layers.points import click_maps, sample_feature
+from adapters.networks.samadapter3d.correction import CorrectionPrompt, click_ellipsoid
+from adapters.networks.samadapter3d.prompt_head import PointSamplerHead
 
-SMALL = Variant(
-    "small",
-    embed_dim=16,
-    depth=4,
-    num_heads=2,
-    global_blocks=(1,),
-    table_size=8,
-    sam_window=4,
+SMALL = Sizes(
+    Backbone("small", embed_dim=16, depth=4, num_heads=2, global_blocks=(1,), table_size=8, sam_window=4),
     window_size=4,
     out_channels=16,
     prompt_heads=2,
@@ -104,7 +102,8 @@ def test_shapes(network: SAMAdapter3D, image: Tensor) -> None:
     assert network.voxels_per_token == 4
     assert [tuple(level.shape) for level in features.levels] == [(3, 16, 4, 6, 5)] * 4
     assert features.context.shape == (3, 8, 8, 12, 10)
-    logits = network.decode(features, image, CLICKS.repeat(3, 1, 1), LABELS.repeat(3, 1), torch.zeros(3, 1, *CROP))
+    given = clicked(CLICKS.repeat(3, 1, 1), LABELS.repeat(3, 1), torch.zeros(3, 1, *CROP))
+    logits = network.logits(features, image, given)
     assert logits.shape == (3, 2, *CROP)
     assert logits.dtype == torch.float32
     assert bool(logits.isfinite().all())
@@ -114,8 +113,10 @@ def test_shapes(network: SAMAdapter3D, image: Tensor) -> None:
 def test_forward_is_encode_and_decode(corrected: SAMAdapter3D, image: Tensor) -> None:
     clicks, labels, mask = CLICKS.repeat(3, 1, 1), LABELS.repeat(3, 1), torch.randn(3, 1, *CROP)
     features = corrected.encode(image)
-    for prompts in ((), (clicks,), (clicks, labels), (clicks, labels, mask), (None, None, mask)):
-        assert torch.equal(corrected(image, *prompts), corrected.decode(features, image, *prompts))
+    for given in ((), (clicks,), (clicks, labels), (clicks, labels, mask), (None, None, mask)):
+        logits = corrected(image, clicked(*given))
+        assert torch.equal(logits, corrected.logits(features, image, clicked(*given)))
+        assert torch.equal(logits[:, 1:] - logits[:, :1], corrected.decode(features, image, clicked(*given)))
 
 
 def test_recomputing_keeps_less_for_the_same_gradients(network: SAMAdapter3D, image: Tensor) -> None:
@@ -129,7 +130,7 @@ def test_recomputing_keeps_less_for_the_same_gradients(network: SAMAdapter3D, im
 
         network.zero_grad()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = network(image[:1], CLICKS[None]).square().mean()
+            loss = network(image[:1], clicked(CLICKS[None])).square().mean()
         loss.backward()
         return kept, {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
 
@@ -154,36 +155,25 @@ def test_batch_with_padding_equals_item_by_item(
         clicks[item, :count], labels[item, :count] = CLICKS[:count], LABELS[:count]
     mask = 5 * torch.randn(3, 1, *CROP) if with_mask else None
     with torch.set_grad_enabled(grad):
-        together = corrected(image, clicks, labels, mask)
+        together = corrected(image, clicked(clicks, labels, mask))
         for item, count in enumerate(counts):
             part = slice(item, item + 1)
-            alone = corrected(
-                image[part],
-                CLICKS[None, :count],
-                LABELS[None, :count],
-                None if mask is None else mask[part],
-            )
+            standing = None if mask is None else mask[part]
+            alone = corrected(image[part], clicked(CLICKS[None, :count], LABELS[None, :count], standing))
             assert relative_error(together[part], alone) <= 1e-5
 
 
 @pytest.mark.parametrize(
     ("clicks", "labels"),
-    [
-        (torch.zeros(3, 0, 3), torch.zeros(3, 0, dtype=torch.long)),
-        (torch.zeros(3, 0, 3), None),
-        (torch.zeros(3, 5, 3), torch.full((3, 5), -1)),
-        (None, torch.zeros(3, 0)),
-    ],
-    ids=["no clicks", "no clicks, no labels", "only padding", "labels of no clicks"],
+    [(torch.zeros(3, 0, 3), torch.zeros(3, 0, dtype=torch.long)), (torch.zeros(3, 5, 3), torch.full((3, 5), -1))],
+    ids=["no clicks", "only padding"],
 )
-def test_no_click_is_automatic(
-    corrected: SAMAdapter3D, image: Tensor, clicks: Tensor | None, labels: Tensor | None
-) -> None:
+def test_no_click_is_automatic(corrected: SAMAdapter3D, image: Tensor, clicks: Tensor, labels: Tensor) -> None:
     automatic = corrected(image)
-    assert torch.equal(corrected(image, clicks, labels), automatic)
-    assert not torch.allclose(corrected(image, CLICKS.repeat(3, 1, 1)), automatic)
+    assert torch.equal(corrected(image, clicked(clicks, labels)), automatic)
+    assert not torch.allclose(corrected(image, clicked(CLICKS.repeat(3, 1, 1))), automatic)
     mask = torch.randn(3, 1, *CROP)
-    assert torch.equal(corrected(image, clicks, labels, mask), corrected(image, mask=mask))
+    assert torch.equal(corrected(image, clicked(clicks, labels, mask)), corrected(image, clicked(mask=mask)))
 
 
 def test_automatic_skips_the_prompt_head(network: SAMAdapter3D, image: Tensor) -> None:
@@ -197,16 +187,16 @@ def test_automatic_skips_the_prompt_head(network: SAMAdapter3D, image: Tensor) -
 
 def test_order_of_clicks_does_not_matter(corrected: SAMAdapter3D, image: Tensor) -> None:
     order = [2, 0, 3, 1]
-    one = corrected(image[:1], CLICKS[None], LABELS[None])
-    other = corrected(image[:1], CLICKS[None, order], LABELS[None, order])
+    one = corrected(image[:1], clicked(CLICKS[None], LABELS[None]))
+    other = corrected(image[:1], clicked(CLICKS[None, order], LABELS[None, order]))
     assert relative_error(other, one) <= 1e-5
 
 
 def test_padding_anywhere_does_not_matter(corrected: SAMAdapter3D, image: Tensor) -> None:
-    one = corrected(image[:1], CLICKS[None], LABELS[None])
+    one = corrected(image[:1], clicked(CLICKS[None], LABELS[None]))
     clicks = torch.stack([CLICKS[0], torch.zeros(3), *CLICKS[1:], torch.full((3,), 1e6)])[None]
     labels = torch.tensor([[1, -1, 0, 1, 0, -1]])
-    assert relative_error(corrected(image[:1], clicks, labels), one) <= 1e-5
+    assert relative_error(corrected(image[:1], clicked(clicks, labels)), one) <= 1e-5
 
 
 def test_a_click_depends_on_its_fraction(corrected: SAMAdapter3D, image: Tensor) -> None:
@@ -216,7 +206,7 @@ def test_a_click_depends_on_its_fraction(corrected: SAMAdapter3D, image: Tensor)
     low, high, middle = sample_feature(feature, clicks, CROP).unbind(1)
     torch.testing.assert_close(middle, (low + high) / 2)
     assert not torch.allclose(low, high)
-    at = [corrected(image, clicks[:, i : i + 1]) for i in range(3)]
+    at = [corrected(image, clicked(clicks[:, i : i + 1])) for i in range(3)]
     assert relative_error(at[2], at[0]) > 1e-5
     assert relative_error(at[2], at[1]) > 1e-5
 
@@ -230,7 +220,7 @@ def test_samples_are_the_feature_at_token_centres() -> None:
 
 def test_integer_clicks_are_taken(corrected: SAMAdapter3D, image: Tensor) -> None:
     whole = torch.tensor([[[3, 4, 5]]])
-    assert torch.equal(corrected(image[:1], whole), corrected(image[:1], whole.float()))
+    assert torch.equal(corrected(image[:1], clicked(whole)), corrected(image[:1], clicked(whole.float())))
 
 
 # what our parts add at the start
@@ -240,31 +230,31 @@ def test_positive_clicks_give_the_published_numbers_at_the_start(network: SAMAda
     bare = without_our_parts(network)
     nn.init.zeros_(bare.prompt_head.label_embed.weight)
     clicks = CLICKS.repeat(3, 1, 1)
-    assert torch.equal(network(image, clicks), bare(image, clicks))
-    assert torch.equal(network(image, clicks, torch.ones(3, 4)), bare(image, clicks))
+    assert torch.equal(network(image, clicked(clicks)), bare(image, clicked(clicks)))
+    assert torch.equal(network(image, clicked(clicks, torch.ones(3, 4))), bare(image, clicked(clicks)))
     assert torch.equal(network(image), bare(image))
 
 
 def test_negative_click_matters_from_the_start(network: SAMAdapter3D, image: Tensor) -> None:
-    positive = network(image[:1], CLICKS[None, :1], torch.tensor([[1]]))
-    negative = network(image[:1], CLICKS[None, :1], torch.tensor([[0]]))
+    positive = network(image[:1], clicked(CLICKS[None, :1], torch.tensor([[1]])))
+    negative = network(image[:1], clicked(CLICKS[None, :1], torch.tensor([[0]])))
     assert relative_error(negative, positive) > 1e-4
-    one_of_two = network(image[:1], CLICKS[None, :2], torch.tensor([[1, 0]]))
-    assert relative_error(one_of_two, network(image[:1], CLICKS[None, :2])) > 1e-5
+    one_of_two = network(image[:1], clicked(CLICKS[None, :2], torch.tensor([[1, 0]])))
+    assert relative_error(one_of_two, network(image[:1], clicked(CLICKS[None, :2]))) > 1e-5
 
 
 @pytest.mark.parametrize("with_clicks", [False, True])
 def test_mask_matters_only_once_learnt(network: SAMAdapter3D, image: Tensor, with_clicks: bool) -> None:
     clicks = CLICKS.repeat(3, 1, 1) if with_clicks else None
     mask = 10 * torch.randn(3, 1, *CROP)
-    at_start = network(image, clicks)
-    assert torch.equal(network(image, clicks, mask=mask), at_start)
+    at_start = network(image, clicked(clicks))
+    assert torch.equal(network(image, clicked(clicks, mask=mask)), at_start)
 
     for conv in outlets(network):
         nn.init.normal_(conv.weight, std=0.3)
-        changed = network(image, clicks, mask=mask)
+        changed = network(image, clicked(clicks, mask=mask))
         assert relative_error(changed, at_start) > 1e-3
-        assert relative_error(network(image, clicks, mask=-mask), changed) > 1e-3
+        assert relative_error(network(image, clicked(clicks, mask=-mask)), changed) > 1e-3
         nn.init.zeros_(conv.weight)
 
 
@@ -272,7 +262,9 @@ def test_mask_and_clicks_leave_the_kept_embedding_alone(corrected: SAMAdapter3D,
     with torch.no_grad():
         features = corrected.encode(image)
         kept = [t.clone() for t in (*features.levels, features.context)]
-        corrected.decode(features, image, CLICKS.repeat(3, 1, 1), LABELS.repeat(3, 1), torch.randn(3, 1, *CROP))
+        corrected.decode(
+            features, image, clicked(CLICKS.repeat(3, 1, 1), LABELS.repeat(3, 1), torch.randn(3, 1, *CROP))
+        )
     for now, before in zip((*features.levels, features.context), kept, strict=True):
         assert torch.equal(now, before)
 
@@ -336,9 +328,9 @@ def test_dropout_is_for_training_alone() -> None:
     image, clicks = torch.randn(1, 1, 32, 32, 32), torch.tensor([[[16.0, 16.0, 16.0]]])
     with torch.no_grad():
         network.train()
-        assert not torch.equal(network(image, clicks), network(image, clicks))
+        assert not torch.equal(network(image, clicked(clicks)), network(image, clicked(clicks)))
         network.eval()
-        assert torch.equal(network(image, clicks), network(image, clicks))
+        assert torch.equal(network(image, clicked(clicks)), network(image, clicked(clicks)))
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0])
@@ -369,7 +361,7 @@ def test_gradient_reaches_exactly_what_trains(network: SAMAdapter3D, image: Tens
     set_trainable(network, trainable)
     for conv in outlets(network):
         nn.init.normal_(conv.weight, std=0.1)  # zero weights pass no gradient on
-    logits = network(image, CLICKS.repeat(3, 1, 1), LABELS.repeat(3, 1), torch.randn(3, 1, *CROP))
+    logits = network(image, clicked(CLICKS.repeat(3, 1, 1), LABELS.repeat(3, 1), torch.randn(3, 1, *CROP)))
     (logits * torch.randn_like(logits)).sum().backward()
     for name, parameter in network.named_parameters():
         if "cross_attn_token_to_image" in name:  # carried for the checkpoints' sake, never called
@@ -448,42 +440,19 @@ BAD_CALLS = {
     ),
     "crop too small": ((torch.zeros(1, 1, 16, 16, 2),), r"\(16, 16, 2\) does not fit the patches"),
     "empty crop": ((torch.zeros(1, 1, 16, 0, 16),), r"\(16, 0, 16\) does not fit the patches"),
-    "fewer labels than clicks": (
-        (GOOD, POINT.repeat(1, 2, 1), torch.ones(1, 1)),
-        r"labels have shape \(1, 1\): expected \(1, 2\), one for each click",
-    ),
-    "labels without a batch": ((GOOD, POINT, torch.ones(1)), r"labels have shape \(1,\): expected \(1, 1\)"),
-    "labels without clicks": ((GOOD, None, torch.ones(1, 2)), r"labels of shape \(1, 2\) were given without clicks"),
-    "clicks without a batch": ((GOOD, POINT[0]), r"clicks have shape \(1, 3\): expected \(1, N, 3\)"),
-    "clicks of another batch": ((GOOD, POINT.repeat(2, 1, 1)), r"clicks have shape \(2, 1, 3\): expected \(1, N, 3\)"),
-    "2D clicks": ((GOOD, POINT[..., :2]), r"clicks have shape \(1, 1, 2\): expected \(1, N, 3\)"),
     "click behind the crop": (
         (GOOD, torch.tensor([[[3.0, 4.0, 5.0], [16.0, 4.0, 5.0]]])),
-        r"click \[16.0, 4.0, 5.0\] lies outside the crop of \(16, 24, 20\) voxels",
+        r"point \[16.0, 4.0, 5.0\] lies outside the crop of \(16, 24, 20\) voxels",
     ),
-    "click before the crop": ((GOOD, torch.tensor([[[3.0, -0.75, 5.0]]])), r"click \[3.0, -0.75, 5.0\] lies outside"),
-    "click in another order of axes": ((GOOD, torch.tensor([[[20.0, 4.0, 5.0]]])), r"order depth, height, width"),
-    "click that is no number": ((GOOD, torch.tensor([[[3.0, float("nan"), 5.0]]])), r"nan, 5.0\] lies outside"),
-    "unknown label": ((GOOD, POINT, torch.tensor([[2]])), r"labels hold \[2\]: expected 1, 0, or -1 for padding"),
-    "fraction of a label": ((GOOD, POINT, torch.tensor([[0.5]])), r"labels hold \[0.5\]: expected 1, 0, or -1"),
     "crop of one token": ((torch.zeros(1, 1, 4, 4, 4),), r"\(4, 4, 4\) voxels is a single token"),
-    "padding other than -1": ((GOOD, POINT, torch.tensor([[-2]])), r"labels hold \[-2\]: expected 1, 0, or -1"),
-    "mask without a channel": (
-        (GOOD, None, None, torch.zeros(1, *CROP)),
-        r"mask has shape \(1, 16, 24, 20\): expected \(1, 1, 16, 24, 20\)",
-    ),
     "mask of another grid": ((GOOD, POINT, None, torch.zeros(1, 1, 16, 16, 16)), r"mask has shape .* image's grid"),
-    "both logits as a mask": (
-        (GOOD, POINT, None, torch.zeros(1, 2, *CROP)),
-        r"mask has shape .* one channel of lesion",
-    ),
 }
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD_CALLS.values(), ids=BAD_CALLS.keys())
 def test_bad_calls(network: SAMAdapter3D, arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        network(*arguments)
+        network(arguments[0], clicked(*arguments[1:]))
 
 
 BAD_BUILDS: dict[str, tuple[Any, dict[str, Any], str]] = {
@@ -547,30 +516,32 @@ def test_bad_builds(build: Any, arguments: dict[str, Any], message: str) -> None
 
 
 def test_registry() -> None:
-    assert list(VARIANTS) == ["tiny", "vit_b", "vit_l", "vit_h"]
-    assert all(get_variant(name).name == name for name in VARIANTS)
-    assert get_variant(SMALL) is SMALL
-    published = {name: (v.embed_dim, v.depth, v.num_heads, v.global_blocks) for name, v in VARIANTS.items()}
+    assert list(BACKBONES) == ["tiny", "vit_b", "vit_l", "vit_h"]
+    assert all(get_backbone(name).name == name for name in BACKBONES)
+    assert get_sizes(SMALL) is SMALL
+    assert get_sizes(SMALL.backbone) == Sizes(SMALL.backbone)
+    published = {name: (b.embed_dim, b.depth, b.num_heads, b.global_blocks) for name, b in BACKBONES.items()}
     assert published["vit_b"] == (768, 12, 12, (2, 5, 8, 11))
     assert published["vit_l"] == (1024, 24, 16, (5, 11, 17, 23))
     assert published["vit_h"] == (1280, 32, 16, (7, 15, 23, 31))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", BACKBONES)
 def test_variants_define_the_network(name: str) -> None:
-    variant = VARIANTS[name]
+    sizes = get_sizes(name)
+    backbone = sizes.backbone
     with torch.device("meta"):
         network = build_sam_adapter3d(name, 64)
     encoder = network.image_encoder
-    assert len(encoder.blocks) == variant.depth
-    assert encoder.depth_embed.shape == (1, 16, variant.embed_dim)
-    assert encoder.pos_embed.shape == (1, variant.table_size, variant.table_size, variant.embed_dim)
+    assert len(encoder.blocks) == backbone.depth
+    assert encoder.depth_embed.shape == (1, 16, backbone.embed_dim)
+    assert encoder.pos_embed.shape == (1, backbone.table_size, backbone.table_size, backbone.embed_dim)
     for index, block in enumerate(encoder.blocks):
-        side = variant.table_size if index in variant.global_blocks else variant.sam_window
-        assert block.attn.rel_pos_h.shape == (2 * side - 1, variant.embed_dim // variant.num_heads)
+        side = backbone.table_size if index in backbone.global_blocks else backbone.sam_window
+        assert block.attn.rel_pos_h.shape == (2 * side - 1, backbone.embed_dim // backbone.num_heads)
         assert block.shift == (index % 2 == 0)
-        assert block.window_size == variant.window_size
-    assert network.mask_decoder.classify.weight.shape == (2, variant.head_channels, 3, 3, 3)
+        assert block.window_size == sizes.window_size
+    assert network.mask_decoder.classify.weight.shape == (2, sizes.head_channels, 3, 3, 3)
 
 
 def test_builders_take_overrides() -> None:
@@ -601,7 +572,7 @@ def test_shallower_levels_are_prompted_by_heads_of_their_own() -> None:
     context = network.mask_decoder.context(levels, GOOD + 1)
     labels = torch.ones(1, 1, dtype=torch.long)
     expected = network.mask_decoder(context, prompted[1], GOOD + 1, POINT, labels)
-    assert torch.equal(network(GOOD + 1, POINT), expected)
+    assert torch.equal(network(GOOD + 1, clicked(POINT)), expected)
     assert not torch.allclose(context, features.context)
     assert torch.equal(network(GOOD + 1), network.mask_decoder(features.context, last, GOOD + 1))
 
@@ -627,8 +598,8 @@ def test_parts_can_be_replaced() -> None:
     network = SAMAdapter3D(build_image_encoder(SMALL, crop_size=CROP), Doubled(), decoder).eval()
     features = network.encode(GOOD + 1)
     doubled = features._replace(levels=(*features.levels[:3], 2 * features.levels[3]))
-    assert torch.equal(network(GOOD + 1, POINT), network.decode(doubled, GOOD + 1))
-    assert not torch.equal(network(GOOD + 1, POINT), network(GOOD + 1))
+    assert torch.equal(network(GOOD + 1, clicked(POINT)), network.logits(doubled, GOOD + 1))
+    assert not torch.equal(network(GOOD + 1, clicked(POINT)), network(GOOD + 1))
 
 
 def test_position_tables_of_another_crop() -> None:
@@ -649,7 +620,7 @@ def test_position_tables_of_another_crop() -> None:
 def test_other_crops_than_the_one_it_was_made_for(crop: tuple[int, int, int]) -> None:
     network = build_sam_adapter3d(SMALL, CROP).eval()
     with torch.no_grad():
-        logits = network(torch.randn(2, 1, *crop), torch.zeros(2, 1, 3))
+        logits = network(torch.randn(2, 1, *crop), clicked(torch.zeros(2, 1, 3)))
     assert logits.shape == (2, 2, *crop)
     assert bool(logits.isfinite().all())
 
@@ -662,7 +633,7 @@ def test_automatic_mode_enlarges_twice() -> None:
         features = network.encode(image)
         assert features.levels[-1].shape[2:] == (8, 8, 8)
         assert features.context.shape[2:] == (16, 16, 16)
-        logits = network.decode(features, image)
+        logits = network.logits(features, image)
     assert logits.shape == (1, 2, 64, 64, 64)
     with pytest.raises(ValueError, match="multiple of 8 voxels"):
         network(image[:, :, :60])
@@ -680,15 +651,15 @@ def test_state_dict_round_trip(corrected: SAMAdapter3D, image: Tensor) -> None:
     other = build_sam_adapter3d(SMALL, CROP).eval()
     other.load_state_dict(corrected.state_dict())
     clicks, labels = CLICKS.repeat(3, 1, 1), LABELS.repeat(3, 1)
-    assert torch.equal(other(image, clicks, labels), corrected(image, clicks, labels))
+    assert torch.equal(other(image, clicked(clicks, labels)), corrected(image, clicked(clicks, labels)))
 
 
 @pytest.mark.parametrize("grad", [True, False], ids=["grad", "no_grad"])
 def test_bfloat16_autocast_works_throughout(corrected: SAMAdapter3D, image: Tensor, grad: bool) -> None:
     clicks, labels, mask = CLICKS.repeat(3, 1, 1), LABELS.repeat(3, 1), torch.randn(3, 1, *CROP)
-    reference = corrected(image, clicks, labels, mask)
+    reference = corrected(image, clicked(clicks, labels, mask))
     with torch.set_grad_enabled(grad), torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = corrected(image, clicks, labels, mask)
+        logits = corrected(image, clicked(clicks, labels, mask))
     assert relative_error(logits.float(), reference) < 0.1
 
 

@@ -115,14 +115,14 @@ class Session:
         opened = self.browser("open", server=self.server, patient=self.case.name, model=BUNDLE.name)
         self._check("the panel's tabs", opened["tabs"], right="Point Prompts" in opened["tabs"])
 
-        middle = centre_click(self.truth, spacing=self.spacing)[0][0]
+        middle = centre_click(self.truth, spacing=self.spacing).points[0]
         mouse = [self._click("mpr-axial", middle, "tumor")]
         first, points = self._predict("first", mouse, [1])
         self._check("first: it lies on the lesion", points[0], right=self.truth[tuple(points[0])])
         self._see("mpr-axial", middle, first)
 
         # in the middle of what is taken for the lesion and is not, as seen in another plane
-        beside = next_click(self.truth, self.truth | first, spacing=self.spacing)[0][0]
+        beside = next_click(self.truth, self.truth | first, spacing=self.spacing).points[0]
         mouse.append(self._click("mpr-coronal", beside, "background"))
         # Run takes the points of the chosen label for those on the lesion
         self.browser("label", name="tumor")

@@ -87,8 +87,8 @@ def test_the_masks_of_monai_bundle_run(name: str, scans: dict[str, Path], typed:
         np.testing.assert_array_equal(mask, expected, err_msg=f"{number} clicks")
     assert masks[1].any()
     assert (masks[1] != masks[3]).any()
-    assert session.clicks.points.tolist() == [list(map(float, click)) for click in (first, second, off)]
-    assert session.clicks.labels.tolist() == [1, 1, 0]
+    assert session.prompts.points.tolist() == [list(map(float, click)) for click in (first, second, off)]
+    assert session.prompts.labels.tolist() == [1, 1, 0]
 
 
 def test_an_array_is_as_good_as_its_file(scans: dict[str, Path], session: ClickSession) -> None:
@@ -145,7 +145,7 @@ def test_undo_gives_back_the_masks_before(scans: dict[str, Path], session: Click
     assert not masks[2].all()
     for expected in (masks[1], masks[0]):
         np.testing.assert_array_equal(session.undo(), expected)
-    assert len(session.clicks) == 0
+    assert len(session.prompts) == 0
     # what was taken back leaves no trace: the same clicks again, and others in their place
     for click, expected in ((first, masks[1]), (second, masks[2])):
         np.testing.assert_array_equal(session.add_click(click), expected)
@@ -206,9 +206,9 @@ def test_a_mask_to_start_from_stands_where_no_crop_reaches(bright: ClickSession)
     np.testing.assert_array_equal(bright.add_click((12, 14, 12)), first)
     wrong = np.roll(first, 4, axis=1)
     np.testing.assert_array_equal(bright.start_from(second | wrong), second | wrong)
-    assert len(bright.clicks) == 0
+    assert len(bright.prompts) == 0
     np.testing.assert_array_equal(bright.add_click((12, 14, 12)), first | second)
-    assert len(bright.clicks) == 1
+    assert len(bright.prompts) == 1
     bright.undo()
     np.testing.assert_array_equal(bright.mask, second | wrong)
     np.testing.assert_array_equal(bright.undo(), first)
@@ -242,6 +242,18 @@ def test_a_bundle_that_resamples_scans_takes_no_mask(tmp_path: Path) -> None:
         session.start_from(masks[0])
 
 
+def test_a_box(bright: ClickSession) -> None:
+    _, (first, _), _ = spots()
+    inside = np.argwhere(first)
+    np.testing.assert_array_equal(bright.add_box(inside.min(axis=0), inside.max(axis=0)), first)
+    (box,) = bright._network.boxes[-1]
+    assert np.subtract(*box[::-1]).tolist() == (np.ptp(inside, axis=0)[::-1]).tolist(), "in the tensor's order of axes"
+    bright.add_click((12, 14, 12), positive=False)
+    assert bright.prompts.kinds == {"points", "boxes"}
+    bright.undo()
+    assert (len(bright.prompts), len(bright.prompts.boxes)) == (0, 1)
+
+
 # --- what is refused
 
 
@@ -255,6 +267,9 @@ MISTAKES: dict[str, tuple[Callable[[ClickSession], Any], str]] = {
     "text": (lambda s: s.add_click("abc"), "the click is 'abc': expected three numbers"),
     "one number": (lambda s: s.add_click(3), "the click is 3: expected three numbers"),
     "not finite": (lambda s: s.add_click((1, 2, float("nan"))), "expected finite coordinates"),
+    "box outside": (lambda s: s.add_box((0, 0, 0), (12, 14, 90)), r"box 0 at \[12.0, 14.0, 90.0\] is outside"),
+    "box exchanged": (lambda s: s.add_box((12, 14, 12), (1, 2, 3)), "the lowest voxel first"),
+    "two corners' numbers": (lambda s: s.add_box((12, 14), (13, 15)), r"a corner of the box is \(12, 14\): expected"),
     "a label": (lambda s: s.add_click((12, 14, 12), positive=1), "positive is 1: expected True"),
     "mask of another grid": (lambda s: s.start_from(np.zeros((3, 4, 5))), r"\(3, 4, 5\): expected \(60, 30, 26\)"),
     "mask of labels": (lambda s: s.start_from(np.full((60, 30, 26), 2)), "holds the values 2: expected only 0 and 1"),
@@ -277,7 +292,7 @@ def test_mistakes_leave_the_session_as_it_was(name: str, bright: ClickSession) -
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         mistake(bright)
     np.testing.assert_array_equal(bright.mask, before)
-    assert len(bright.clicks) == 1
+    assert len(bright.prompts) == 1
     assert bright.add_click((44, 14, 12)).sum() == 2 * before.sum()
 
 
@@ -290,7 +305,7 @@ def test_a_failure_in_the_middle_leaves_the_session_as_it_was(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(bright._inferer), "_merged", no_memory)
+        patch.setattr("adapters.inferers.click.blended", no_memory)
         with pytest.raises(MemoryError):
             bright.add_click((44, 14, 12))
     np.testing.assert_array_equal(bright.mask, before)
@@ -307,7 +322,7 @@ def test_a_failure_in_the_middle_leaves_the_session_as_it_was(
         lambda s: s.reset(),
         lambda s: s.save("mask.nii.gz"),
         lambda s: s.mask,
-        lambda s: s.clicks,
+        lambda s: s.prompts,
         lambda s: s.affine,
     ],
 )

@@ -45,7 +45,7 @@ def test_the_second_request_shares_the_first_ones_voxels(tmp_path: Path) -> None
     assert "label" not in second
     assert second["image"].data_ptr() == first["image"].data_ptr()
     np.testing.assert_array_equal(second["image"].affine, first["image"].affine)
-    second["image"].meta["clicks"] = [1]
+    second["image"].meta["prompts"] = "{}"
     assert "clicks" not in prepared()({"image": path})["image"].meta
 
 

@@ -1,7 +1,7 @@
 """A convolution of an enlarged volume, computed before enlarging.
 
 Enlarging acts on each channel and along each axis alone, a convolution mixes the channels the same at every place. So
-the channels can be mixed for the 27 taps at the low resolution, with an eighth of the products, and each axis then be
+the channels can be mixed for the 27 taps at the low resolution, with an eighth of the products. Each axis is then
 enlarged and shifted by its three taps with one small matrix.
 """
 

@@ -19,7 +19,7 @@ PATCH = 16  # side of SAM's patches in the enlarged volume
 def enlargement_matrix(enlargement: int, *, patch: int = PATCH) -> Tensor:
     """Linear interpolation of one patch of an enlarged axis, as a matrix.
 
-    Enlarging an axis ``enlargement`` times (linear, voxel centres at +0.5, edges replicated) makes each run of
+    An axis is enlarged ``enlargement`` times: linear, voxel centres at +0.5, edges replicated. That makes each run of
     ``patch`` samples a linear function of ``patch // enlargement + 2`` voxels of the original.
 
     Args:

@@ -18,8 +18,8 @@ def click_ellipsoid(clicks: Tensor, labels: Tensor, shape: Sequence[int], grid: 
     """The ellipsoid that the clicks on the lesion span, as a soft map.
 
     Points drawn evenly from an ellipsoid have a fifth of its squared semi-axes as covariance. The clicks' covariance is
-    drawn towards that of a ball of the usual size (a standard deviation of a tenth of the crop's side) by as much
-    as two clicks weigh, so that few clicks, or clicks in a plane, span one too.
+    drawn towards that of a ball of the usual size, a standard deviation of a tenth of the crop's side. The ball weighs
+    as much as two clicks, so few clicks, or clicks in a plane, span an ellipsoid too.
 
     Args:
         clicks: (B, N, 3) voxel coordinates in the crop (depth, height, width), centres at integers.
@@ -67,8 +67,8 @@ class CorrectionPrompt(nn.Module):
     """Lets the decoder see what stands, where the clicks are and how many there are.
 
     The image, the mask of the round before, bumps round the clicks and the ellipsoid that they span pass a small
-    residual network: dilated convolutions inside the decoder's resolution, which carry a correction along the
-    structures of the image, and others at the tokens' resolution, which see most of the crop and the deepest feature.
+    residual network. Dilated convolutions inside the decoder's resolution carry a correction along the structures of
+    the image; others at the tokens' resolution see most of the crop and the deepest feature.
     One click among ten says less of the lesion's size than a single one, so the numbers of clicks and whether a mask
     stands are inputs too. The result is added to the deepest feature, inside the decoder and to its logits. All three
     additions start at zero, so published weights are untouched, and come after the encoder, so a kept embedding stays

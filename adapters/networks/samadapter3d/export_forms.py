@@ -84,7 +84,7 @@ class ScriptForm(nn.Module):
         self.decoder = decoder
 
     def forward(self, image: Tensor, clicks: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        """Logits (1, 2, D, H, W) of a crop; clicks and labels as for `DecoderForm`, all on the lesion without labels."""
+        """Logits (1, 2, D, H, W) of a crop; clicks and labels as `DecoderForm` has them, without labels all on it."""
         context, deepest = self.encoder(image)
         if clicks is None:
             clicks = image.new_zeros([1, 0, 3])

@@ -76,8 +76,8 @@ class _PromptLayer(nn.Module):
 class PointSamplerHead(KeepsArguments):
     """Prompts a feature level, as published the deepest one, with clicks.
 
-    Each click is represented by the image feature at its place, not by its position, so clicks of any number
-    reach all tokens through ten learnt global queries (3DSAM-adapter, section 3.3). The published head ignores
+    Each click is represented by the image feature at its place, not by its position. So clicks of any number reach all
+    tokens through ten learnt global queries (3DSAM-adapter, section 3.3). The published head ignores
     whether a click is on or off the lesion; here a learnt embedding of the label is added to the sampled feature.
     It is zero at first for clicks on the lesion, so published weights give the published result for them.
 

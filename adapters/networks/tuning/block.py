@@ -14,13 +14,13 @@ class BlockPlace(NamedTuple):
 
     Attributes:
         dim: width of the tokens.
-        index: number of the block, from 0.
+        number: of the block, from 0.
         closes_level: whether a feature level is taken after it: the last block of a stage.
         grid: tokens along depth, height and width that the encoder is made for.
     """
 
     dim: int
-    index: int
+    number: int
     closes_level: bool
     grid: tuple[int, int, int]
 
