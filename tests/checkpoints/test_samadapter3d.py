@@ -43,8 +43,9 @@ def as_numpy_1(source: Path, target: Path) -> None:
         for name in old.namelist():
             content = old.read(name)
             if name.endswith("data.pkl"):
-                assert b"cnumpy._core.multiarray\n" in content
-                content = content.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+                package = b"numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else b"numpy.core"
+                assert b"c" + package + b".multiarray\n" in content
+                content = content.replace(b"c" + package + b".multiarray\n", b"cnumpy.core.multiarray\n")
             new.writestr(name, content)
 
 
