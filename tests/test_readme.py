@@ -22,7 +22,7 @@ def test_the_python_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     names: dict[str, Any] = {}
     exec("\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL)), names)
     assert names["mask"].shape == (40, 40, 32)
-    assert len(names["session"].clicks) == 1
+    assert len(names["session"].prompts) == 1
     assert Path("mask.nii.gz").is_file()
     assert names["logits"].shape == (1, 2, 48, 48, 48)
 

@@ -16,7 +16,7 @@ from monai.bundle.scripts import create_workflow
 from oracle import Oracle
 from scan_files import affine_of, write_dicom, write_itk, write_nifti
 
-from adapters.networks import Variant, build_sam_adapter3d
+from adapters.networks import Backbone, Sizes, build_sam_adapter3d
 from adapters.transforms import LoadScand
 
 SHAPE = (60, 40, 24)
@@ -248,11 +248,9 @@ def test_bad_requests_as_typed(scans: dict[str, str], tmp_path: Path) -> None:
 
 
 def _another_variant(path: Path) -> str:
-    variant = Variant(
-        "other", embed_dim=24, depth=4, num_heads=2, global_blocks=(), table_size=16, sam_window=4, window_size=4,
-        out_channels=16, prompt_heads=4, prompt_mlp_dim=32, head_channels=8,
-    )  # fmt: skip
-    torch.save(build_sam_adapter3d(variant, 32, "all").state_dict(), path)
+    backbone = Backbone("other", embed_dim=24, depth=4, num_heads=2, global_blocks=(), table_size=16, sam_window=4)
+    sizes = Sizes(backbone, window_size=4, out_channels=16, prompt_heads=4, prompt_mlp_dim=32, head_channels=8)
+    torch.save(build_sam_adapter3d(sizes, 32, "all").state_dict(), path)
     return "holds weights of variant custom (width 24, 4 blocks, 2 heads), but the network is of variant tiny"
 
 

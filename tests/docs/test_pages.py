@@ -6,7 +6,6 @@ import csv
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from adapters.__main__ import main
 from adapters.checkpoints import export_network, load_model
 from adapters.datasets import RELEASES, get_release
 from adapters.datasets.phantom import write_phantoms
-from adapters.networks import VARIANTS, build_sam_adapter3d
+from adapters.networks import Backbone, Sizes, build_sam_adapter3d
 
 # monai.bundle says it of every configuration
 pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file")
@@ -113,9 +112,8 @@ def one_scan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
 
 def exported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
     """A small network in the place of what takes minutes to export."""
-    small = replace(
-        VARIANTS["tiny"], embed_dim=24, depth=4, num_heads=2, sam_window=4, out_channels=16, head_channels=8
-    )
+    backbone = Backbone("small", embed_dim=24, depth=4, num_heads=2, global_blocks=(), table_size=32, sam_window=4)
+    small = Sizes(backbone, window_size=4, out_channels=16, prompt_mlp_dim=192, head_channels=8)
     export_network(build_sam_adapter3d(small, 16).eval(), folder / "exported", "onnx")
     return Shell()
 

@@ -16,19 +16,13 @@ from monai.losses import DiceCELoss
 from torch import Tensor, nn
 
 from adapters.engines import ClipGradientsByPart, InteractiveUpdate, PublishedClicks
-from adapters.networks import Variant, build_sam_adapter3d
+from adapters.networks import Backbone, Sizes, build_sam_adapter3d
 from adapters.networks.promptable import PromptableNetwork
 from adapters.prompts import PromptTensors
 
 SIZE = 32
-SMALL = Variant(
-    "small",
-    embed_dim=48,
-    depth=4,
-    num_heads=2,
-    global_blocks=(),
-    table_size=16,
-    sam_window=4,
+SMALL = Sizes(
+    Backbone("small", embed_dim=48, depth=4, num_heads=2, global_blocks=(), table_size=16, sam_window=4),
     window_size=4,
     out_channels=32,
     prompt_heads=4,
@@ -52,6 +46,8 @@ def batch() -> dict[str, Tensor]:
 class Recorder(PromptableNetwork):
     """Answers with one logit everywhere, or with what `answer` makes of the image, and notes what it is asked."""
 
+    takes = frozenset({"points", "mask"})
+
     def __init__(self, answer: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(()))
@@ -64,7 +60,8 @@ class Recorder(PromptableNetwork):
         return self.answer(image) + self.bias
 
     def logits(self, features: Tensor, image: Tensor, prompts: PromptTensors | None = None) -> Tensor:
-        self.asked.append((None, None, None) if prompts is None else (prompts.points, prompts.labels, prompts.mask))
+        prompts = prompts or PromptTensors(image.new_zeros(len(image), 0, 3), image.new_zeros(len(image), 0))
+        self.asked.append((prompts.points, prompts.labels, prompts.mask))
         return torch.cat([-features, features], dim=1)
 
 
@@ -160,7 +157,7 @@ def test_a_round_without_clicks_comes_first(batch: dict[str, Tensor]) -> None:
     network = asked(batch, steps=20, rounds=2, automatic=0.0, automatic_first=True)
     assert network.encoded == 20
     steps = [network.asked[k : k + 3] for k in range(0, 60, 3)]
-    assert all(first == (None, None, None) for first, *_ in steps)
+    assert all(labels.shape == (2, 0) and mask is None for (_, labels, mask), *_ in steps)
     assert all((labels == 1).any(dim=1).all() for _, (_, labels, _), _ in steps)
     seen = [mask for _, (_, _, mask), _ in steps if mask is not None]
     assert 4 <= len(seen) <= 16  # half of them

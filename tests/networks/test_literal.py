@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from adapters.networks import Backbone, ImageFeatures, SAMAdapter3D, Sizes, WindowAttention3D, build_sam_adapter3d
 from adapters.networks.layers.attention import relative_positions, seam_masks
 from adapters.networks.layers.patches import PatchEmbedding3D, enlargement_matrix
-from tests.benchmarks.common import load_literal
-
-literal = load_literal()
+from tests.reference import literal
 
 SMALL = Sizes(
     Backbone("small", embed_dim=24, depth=4, num_heads=3, global_blocks=(1,), table_size=16, sam_window=5),
