@@ -24,7 +24,7 @@ def test_the_python_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert names["mask"].shape == (40, 40, 32)
     assert len(names["session"].prompts) == 1
     assert Path("mask.nii.gz").is_file()
-    assert names["logits"].shape == (1, 2, 48, 48, 48)
+    assert names["log_odds"].shape == (1, 1, 48, 48, 48)
 
 
 def test_the_verbs_are_there() -> None:
