@@ -15,8 +15,6 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 
-__all__ = ["Progress", "StopEarly"]
-
 logger = logging.getLogger(__name__)
 
 
