@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from adapters.files import write_whole
+from adapters.files import as_csv, write_whole
 
 from .figures import CasePicture, box_figure, curve_figure, png
 from .page import as_markdown
@@ -73,9 +71,9 @@ def write_scores(
         "pictures": listed,
     }
     written: dict[str, str | bytes] = {
-        "scores.csv": _csv(rows),
-        "cases.csv": _csv(case_rows(rows, about, strata_ml)),
-        **({"lesions.csv": _csv(lesions)} if lesions else {}),
+        "scores.csv": as_csv(rows),
+        "cases.csv": as_csv(case_rows(rows, about, strata_ml)),
+        **({"lesions.csv": as_csv(lesions)} if lesions else {}),
         "summary.json": json.dumps(summary, indent=2) + "\n",
         "scores.md": as_markdown(method, about_run(summary), score_sections(summary)),
         "curve.png": png(curve_figure({method: summary})),
@@ -88,23 +86,13 @@ def write_scores(
         (folder / name).unlink(missing_ok=True)  # of an earlier run
 
 
-def _csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
-    return text.getvalue()
-
-
 def _ranked(pictures: Sequence[CasePicture]) -> dict[str, CasePicture]:
     """Best, median (the lower of two) and worst by Dice; no case twice where there are fewer than three."""
     ordered = sorted(pictures, key=lambda picture: (picture.dice, picture.case))
-    places = {"best": len(ordered) - 1, "worst": 0, "median": (len(ordered) - 1) // 2}
-    chosen: dict[str, CasePicture] = {}
-    for rank, place in places.items():
-        if ordered and ordered[place] not in chosen.values():
-            chosen[rank] = ordered[place]
-    return {rank: chosen[rank] for rank in RANKS if rank in chosen}
+    last = len(ordered) - 1
+    # of several ranks for one place, the one that is written last holds
+    ranks = {last // 2: "median", 0: "worst", last: "best"} if ordered else {}
+    return {rank: ordered[place] for place, rank in sorted(ranks.items(), key=lambda item: RANKS.index(item[1]))}
 
 
 def load_summary(folder: Path) -> dict[str, Any]:

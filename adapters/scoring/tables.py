@@ -7,7 +7,7 @@ from typing import Any
 
 from .page import Section, Table
 from .published_figures import DATA, PROTOCOL, SOURCE, TOLERANCE_MM, check_task, published_figures
-from .summaries import AUTOMATIC, ITERATIVE, by_policy, shown
+from .summaries import AUTOMATIC, ITERATIVE, by_policy, column_name, shown
 
 Summary = Mapping[str, Any]
 """What summary.json holds."""
@@ -147,10 +147,6 @@ def _prompts(entry: Mapping[str, Any]) -> str:
     return f"{clicks} click{'s' if clicks > 1 else ''} a volume ({placed})"
 
 
-def _label(entry: Mapping[str, Any]) -> str:
-    return f"{entry['clicks']} {entry['policy']}" if entry["clicks"] else entry["policy"]
-
-
 def _strata(summary: Summary) -> Section | None:
     strata = summary.get("strata")
     if not strata:
@@ -161,7 +157,7 @@ def _strata(summary: Summary) -> Section | None:
         scored = by_policy(group["scores"])
         cells = [points(scored[key]["dice"]) if key in scored else "-" for key in by_policy(entries)]
         rows.append([group["name"], str(len(group["cases"])), *cells])
-    heading = ["lesion", "cases", *(_label(entry) for entry in entries)]
+    heading = ["lesion", "cases", *(column_name(*key) for key in by_policy(entries))]
     return Section("Dice by volume of the lesion", tables=[Table(heading, rows)])
 
 
@@ -203,7 +199,8 @@ def case_section(rows: Sequence[Mapping[str, Any]], summary: Summary) -> Section
         cells = [f"{100 * entry['dice']['cases'][case]:.1f}" for entry in entries]
         cells += [f"{needed['cases'][case]:.1f}"] if needed else []
         body.append([case, f"{float(row['lesion_ml']):.1f}", row["lesions"] or "-", *cells])
-    heading = ["case", "ml", "lesions", *map(_label, entries), *(["clicks for the goal"] if needed else [])]
+    names = [column_name(*key) for key in by_policy(entries)]
+    heading = ["case", "ml", "lesions", *names, *(["clicks for the goal"] if needed else [])]
     return Section("Dice case by case", tables=[Table(heading, body)])
 
 

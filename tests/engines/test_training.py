@@ -16,19 +16,13 @@ from monai.losses import DiceCELoss
 from torch import Tensor, nn
 
 from adapters.engines import ClipGradientsByPart, InteractiveUpdate, PublishedClicks
-from adapters.networks import Variant, build_sam_adapter3d
+from adapters.networks import Backbone, Sizes, build_sam_adapter3d
 from adapters.networks.promptable import PromptableNetwork
 from adapters.prompts import PromptTensors
 
 SIZE = 32
-SMALL = Variant(
-    "small",
-    embed_dim=48,
-    depth=4,
-    num_heads=2,
-    global_blocks=(),
-    table_size=16,
-    sam_window=4,
+SMALL = Sizes(
+    Backbone("small", embed_dim=48, depth=4, num_heads=2, global_blocks=(), table_size=16, sam_window=4),
     window_size=4,
     out_channels=32,
     prompt_heads=4,
