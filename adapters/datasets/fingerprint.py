@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ AXES = "depth, height, width"
 LOW, HIGH = 0.5, 99.5
 """Percentiles of the lesions' voxels that the window of intensities lies between."""
 _MOST_PROBLEMS = 5
-_DIAGONAL = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _lesions(mask: np.ndarray, voxel: float, edges: np.ndarray, order: Sequence[
     whole = ndimage.find_objects(mask.astype(np.uint8))
     if not whole:
         return ()
-    parts, _ = ndimage.label(mask[whole[0]], structure=_DIAGONAL)
+    parts, _ = ndimage.label(mask[whole[0]], structure=np.ones((3, 3, 3)))
     volumes = np.bincount(parts.ravel())[1:] * voxel / 1000
     lesions = []
     for volume, box in zip(volumes.tolist(), ndimage.find_objects(parts), strict=True):
@@ -213,9 +213,8 @@ def fingerprint(
     Returns:
         What `fingerprint.json` holds. ``section``, ``label``, ``cases`` (their number), ``without_lesion`` (names),
         ``axes`` (how many cases are stored how). ``intensity``: low, high, mean, std, median, minimum, maximum, and
-        voxels, their number. Each with minimum, median and maximum: ``spacing`` (mm) and ``size`` (voxels) along depth,
-        height, width, ``lesions`` (a case) and ``lesion_volume`` (ml). ``lesion_extent`` (mm along depth, height,
-        width) has the 95th percentile too.
+        voxels, their number. With minimum, median and maximum: ``spacing`` (mm) and ``size`` (voxels) along depth,
+        height, width, ``lesions`` (a case), ``lesion_volume`` (ml). ``lesion_extent`` (mm) has the 95th percentile too.
 
     Raises:
         FileNotFoundError: the list or a file is missing.
@@ -227,12 +226,11 @@ def fingerprint(
     if named is not None and not isinstance(named, int):
         raise ValueError(f"the lesion of {str(path)!r} is {named!r}, expected a value of the labels such as 1")
     lesion = 1 if named is None else named
-    names = [entry_name(entry) for entry in entries]
-
-    def task(name: str, entry: dict[str, Any]) -> Callable[[], Case]:
-        return lambda: measure(name, entry["image"], entry["label"], lesion, intensities=True, scaled=scaled)
-
-    cases = measure_all([task(*both) for both in zip(names, entries, strict=True)], workers=workers, title=section)
+    tasks = [
+        partial(measure, entry_name(entry), entry["image"], entry["label"], lesion, intensities=True, scaled=scaled)
+        for entry in entries
+    ]
+    cases = measure_all(tasks, workers=workers, title=section)
     values = values_of(cases)
     if named is None and set(values) - {0.0, 1.0}:
         raise ValueError(f"the labels of {str(path)!r} hold {in_words(values)}: say which is the lesion (--label)")
@@ -289,23 +287,23 @@ def _spread(values: Sequence[Any]) -> dict[str, Any]:
 
 
 def table(columns: dict[str, dict[str, Any]]) -> str:
-    """A Markdown table of summaries.
-
-    Args:
-        columns: what `summary` returned, by the column's title.
-    """
-    rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        ("cases", lambda column: str(column["cases"])),
-        ("without a lesion", lambda column: str(len(column["without_lesion"]))),
-        ("stored axes point to", lambda column: ", ".join(f"{axes} ({n})" for axes, n in column["axes"].items())),
-        (f"spacing, mm ({AXES})", lambda column: _range(column.get("spacing"), "{:.2f}")),
-        (f"size, voxels ({AXES})", lambda column: _range(column.get("size"), "{:.0f}")),
-        ("lesions in a case", lambda column: _range(column.get("lesions"), "{:g}")),
-        ("volume of a lesion, ml", lambda column: _range(column.get("lesion_volume"), "{:.2f}")),
-        (f"extent of a lesion, mm ({AXES})", lambda column: _range(column.get("lesion_extent"), "{:.0f}")),
+    """A Markdown table of what `summary` returned, by the column's title."""
+    spreads = {
+        f"spacing, mm ({AXES})": ("spacing", "{:.2f}"),
+        f"size, voxels ({AXES})": ("size", "{:.0f}"),
+        "lesions in a case": ("lesions", "{:g}"),
+        "volume of a lesion, ml": ("lesion_volume", "{:.2f}"),
+        f"extent of a lesion, mm ({AXES})": ("lesion_extent", "{:.0f}"),
+    }
+    cases = columns.values()
+    lines = [
+        ["median (minimum to maximum)", *columns],
+        ["---"] * (len(columns) + 1),
+        ["cases", *(str(column["cases"]) for column in cases)],
+        ["without a lesion", *(str(len(column["without_lesion"])) for column in cases)],
+        ["stored axes point to", *(", ".join(f"{axes} ({n})" for axes, n in c["axes"].items()) for c in cases)],
+        *([title, *(_range(column.get(key), form) for column in cases)] for title, (key, form) in spreads.items()),
     ]
-    lines = [["median (minimum to maximum)", *columns], ["---"] * (len(columns) + 1)]
-    lines += [[title, *(text(column) for column in columns.values())] for title, text in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -320,11 +318,7 @@ def _range(spread: dict[str, Any] | None, form: str) -> str:
 
 
 def write_fingerprint(result: dict[str, Any], output: str | PathLike) -> str:
-    """Writes what `fingerprint` returned as JSON.
-
-    Args:
-        result: the fingerprint.
-        output: the file; its folder is made if it is not there.
+    """Writes what `fingerprint` returned as JSON into a file, whose folder is made if it is not there.
 
     Returns:
         The table to print, with the intensities below it.
@@ -333,15 +327,8 @@ def write_fingerprint(result: dict[str, Any], output: str | PathLike) -> str:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(result, indent=4) + "\n")
     voxels = result["intensity"]
-    return "\n".join(
-        [
-            table({result["section"]: result}),
-            "",
-            (
-                f"lesions, label {result['label']}, {voxels['voxels']} voxels: percentiles {LOW} and {HIGH} are "
-                f"{voxels['low']:g} and {voxels['high']:g}, mean {voxels['mean']:.6g}, standard deviation "
-                f"{voxels['std']:.6g}"
-            ),
-            f"wrote {file}",
-        ]
+    intensities = (
+        f"lesions, label {result['label']}, {voxels['voxels']} voxels: percentiles {LOW} and {HIGH} are "
+        f"{voxels['low']:g} and {voxels['high']:g}, mean {voxels['mean']:.6g}, standard deviation {voxels['std']:.6g}"
     )
+    return "\n".join([table({result["section"]: result}), "", intensities, f"wrote {file}"])
