@@ -132,13 +132,11 @@ def _anatomy(extent: NDArray[np.float64], rng: np.random.Generator) -> list[tupl
         ("kidney", (-0.16, -0.14, -0.31), (0.06, 0.06, 0.1)),
         ("bone", (0.0, -0.2, 0.0), (0.06, 0.07, endless)),
     ]
-    organs = []
-    for tissue, place, half in plan:
-        # patients differ by a few percent; +x is right here and left in RAS+
-        jitter = rng.uniform(0.95, 1.05, 3)
-        centre = np.array(place) * extent * (-1, 1, 1)
-        organs.append((tissue, Ellipsoid(centre, np.array(half) * extent * jitter, np.eye(3))))
-    return organs
+    mirrored = extent * (-1, 1, 1)  # +x is right here and left in RAS+
+    return [  # patients differ by a few percent
+        (tissue, Ellipsoid(np.array(place) * mirrored, np.array(half) * extent * rng.uniform(0.95, 1.05, 3), np.eye(3)))
+        for tissue, place, half in plan
+    ]
 
 
 def phantom(
