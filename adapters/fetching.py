@@ -258,14 +258,18 @@ def _copy(response: HTTPResponse, file: BinaryIO, size: float, bar: tqdm) -> Non
             raise _BrokenError(_reason(error)) from error
         if not chunk:
             return
-        try:
-            file.write(chunk)
-        except OSError as error:
-            raise OSError(
-                f"{file.name} cannot be written ({_reason(error)}): make room there and run it again, which goes on "
-                "from what has come"
-            ) from error
+        _write(file, chunk)
         bar.update(file.tell() - bar.n)
+
+
+def _write(file: BinaryIO, chunk: bytes) -> None:
+    try:
+        file.write(chunk)
+    except OSError as error:
+        raise OSError(
+            f"{file.name} cannot be written ({_reason(error)}): make room there and run it again, which goes on from "
+            "what has come"
+        ) from error
 
 
 def _empty(file: BinaryIO) -> None:

@@ -93,8 +93,8 @@ def measure(
 
     Args:
         name: what to call it.
-        image: its scan.
-        label: its label.
+        image: its scan's file.
+        label: its label's file.
         lesion: the value of the lesion; a case without it is measured like any other.
         allowed: the values that the label may hold; any where None.
         intensities: whether to keep the image's values in the lesions.
@@ -103,8 +103,7 @@ def measure(
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a scan that cannot be read, is not 3D, constant, or holds NaN; a label on another grid or with a
-            value that is not allowed. The message begins with the case's name.
+        ValueError: as `CheckScand`, or a label with a value that is not allowed. It begins with the case's name.
     """
     load, check = LoadScand(["image", "label"]), CheckScand("image", label_key="label")
     try:
@@ -154,7 +153,7 @@ def _lesions(mask: np.ndarray, voxel: float, edges: np.ndarray, order: Sequence[
 
 
 def measure_all(tasks: Sequence[Callable[[], Case]], *, workers: int = 2, title: str = "cases") -> list[Case]:
-    """Measures many cases, several at a time, with a progress bar.
+    """Measures many cases, with a progress bar.
 
     Args:
         tasks: each measures one case.
@@ -166,7 +165,6 @@ def measure_all(tasks: Sequence[Callable[[], Case]], *, workers: int = 2, title:
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}, expected at least 1")
-
     cases: list[Case] = []
     problems: list[str] = []
     executor = ThreadPoolExecutor(workers)
@@ -197,9 +195,8 @@ def fingerprint(
 ) -> dict[str, Any]:
     """Intensities, spacing, size and lesions of the cases of a data list.
 
-    The window of intensities lies between the percentiles 0.5 and 99.5 of all voxels of all lesions. Mean and standard
-    deviation are those of the same voxels, before anything is clipped. Take the training section, so that nothing of
-    the test cases goes into the training.
+    The window of intensities lies between the percentiles 0.5 and 99.5 of all voxels of all lesions; mean and standard
+    deviation are theirs too, not clipped. Take the training section: nothing of the test cases goes into the training.
 
     Args:
         datalist: the JSON file, as `adapters.transforms.load_datalist` reads it.
@@ -280,10 +277,8 @@ def summary(cases: Sequence[Case]) -> dict[str, Any]:
 def _spread(values: Sequence[Any]) -> dict[str, Any]:
     """Minimum, median and maximum of numbers, or of triples axis by axis."""
     array = np.asarray(values, dtype=np.float64)
-    return {
-        name: function(array, axis=0).tolist()
-        for name, function in (("minimum", np.min), ("median", np.median), ("maximum", np.max))
-    }
+    spread = {"minimum": array.min(axis=0), "median": np.median(array, axis=0), "maximum": array.max(axis=0)}
+    return {name: numbers.tolist() for name, numbers in spread.items()}
 
 
 def table(columns: dict[str, dict[str, Any]]) -> str:
@@ -310,11 +305,8 @@ def table(columns: dict[str, dict[str, Any]]) -> str:
 def _range(spread: dict[str, Any] | None, form: str) -> str:
     if spread is None:
         return "-"
-    low, middle, high = (
-        " x ".join(form.format(number) for number in np.atleast_1d(spread[name]))
-        for name in ("minimum", "median", "maximum")
-    )
-    return f"{middle} ({low} to {high})"
+    texts = {name: " x ".join(map(form.format, np.atleast_1d(numbers))) for name, numbers in spread.items()}
+    return "{median} ({minimum} to {maximum})".format(**texts)
 
 
 def write_fingerprint(result: dict[str, Any], output: str | PathLike) -> str:

@@ -94,14 +94,7 @@ class Release:
         )
 
     def fold(self, number: int) -> dict[str, list[str]]:
-        """One published fold.
-
-        Args:
-            number: 0 is the one that the published tables use.
-
-        Raises:
-            ValueError: if there is no such fold.
-        """
+        """One published fold; the published tables use 0. Raises a ValueError if there is no such fold."""
         if not 0 <= number < len(self.folds):
             known = f"the folds 0 to {len(self.folds) - 1}" if len(self.folds) > 1 else "one fold, 0"
             raise ValueError(f"there is no fold {number} of {self.name}, which has {known}")
@@ -113,14 +106,7 @@ class Release:
         return sorted({case for fold in self.folds for section in fold.values() for case in section}, key=_natural)
 
     def find(self, path: str) -> tuple[str, str] | None:
-        """What a file of the release is.
-
-        Args:
-            path: its path, with "/" between folders.
-
-        Returns:
-            ("image" or "label", the case's identifier), or None if it is neither.
-        """
+        """("image" or "label", the case's identifier) for a path with "/" between folders; None if it is neither."""
         for kind, pattern in (("image", self.image), ("label", self.label)):
             if match := re.search(pattern, path):
                 return kind, self.identifier.format(match[1])
@@ -129,9 +115,8 @@ class Release:
 
 def _natural(case: str) -> tuple[str, int, str]:
     """Sorts volume-9 before volume-10."""
-    match = re.fullmatch(r"(.*?)(\d*)", case)
-    name, number = match.groups() if match else (case, "")
-    return name, int(number or 0), case
+    name = case.rstrip("0123456789")
+    return name, int(case.removeprefix(name) or 0), case
 
 
 def _decathlon(
@@ -252,11 +237,7 @@ RELEASES: Mapping[str, Release] = MappingProxyType({release.name: release for re
 
 
 def get_release(name: str) -> Release:
-    """The release of a name.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """The release of a name; raises a ValueError if there is none."""
     if name not in RELEASES:
         raise ValueError(f"there is no data set {name!r}, expected one of {', '.join(RELEASES)}")
     return RELEASES[name]

@@ -68,11 +68,7 @@ def _given(runs: str | Mapping[str, str | Path]) -> dict[str, Path]:
 
 
 def check_alike(summaries: Mapping[str, Summary]) -> None:
-    """Refuse methods that were scored on different cases or at another tolerance.
-
-    Raises:
-        ValueError: it names both methods and what differs.
-    """
+    """Raises a ValueError for methods that were scored on different cases or at another tolerance; names them."""
     first, *others = summaries
     for name in others:
         for key in ("cases", "tolerance_mm"):

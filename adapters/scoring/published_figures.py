@@ -38,14 +38,7 @@ class PublishedScore:
 
 
 def published_figures(task: str) -> tuple[PublishedScore, ...]:
-    """The published figures of a task (`SOURCE`).
-
-    Args:
-        task: kidney, pancreas, liver or colon.
-
-    Raises:
-        ValueError: another task.
-    """
+    """The published figures of a task: kidney, pancreas, liver or colon. Raises a ValueError for another."""
     check_task(task)
     return tuple(
         PublishedScore(row["group"], row["method"], row["prompts"], row[task][0], row[task][1], row["tuned_millions"])
@@ -55,11 +48,7 @@ def published_figures(task: str) -> tuple[PublishedScore, ...]:
 
 
 def check_task(task: str | None) -> str | None:
-    """The task, or None for none.
-
-    Raises:
-        ValueError: a task without published figures.
-    """
+    """The task, or None for none; raises a ValueError for a task without published figures."""
     if task and task not in DATA:
         raise ValueError(f"task is {task!r}, expected one with published figures: {', '.join(DATA)}")
     return task or None

@@ -99,7 +99,7 @@ def load_summary(folder: Path) -> dict[str, Any]:
     """What summary.json of a folder with scores holds.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: there is none.
         ValueError: it is not what `write_scores` writes.
     """
     path = folder / "summary.json"

@@ -29,11 +29,7 @@ def about_run(summary: Summary) -> str:
 
 
 def score_sections(summary: Summary) -> list[Section]:
-    """All tables of a run.
-
-    Args:
-        summary: what summary.json holds; what it lacks is left out.
-    """
+    """All tables of a run; what its summary lacks is left out."""
     sections = [_scores(summary), _interaction(summary), beside_published(summary), _strata(summary), _lesions(summary)]
     return [section for section in sections if section is not None]
 
@@ -102,11 +98,7 @@ def _interaction(summary: Summary) -> Section | None:
 
 
 def beside_published(summary: Summary) -> Section | None:
-    """A run's scores in one table with the published ones; None if the summary names no task.
-
-    Args:
-        summary: what summary.json holds.
-    """
+    """A run's scores in one table with the published ones; None if the summary names no task."""
     task = check_task(summary.get("task"))
     if task is None:
         return None
@@ -185,12 +177,7 @@ def _lesions(summary: Summary) -> Section | None:
 
 
 def case_section(rows: Sequence[Mapping[str, Any]], summary: Summary) -> Section:
-    """A table with a row for each case: its volume, and its mean Dice over the seeds.
-
-    Args:
-        rows: of cases.csv, text as read.
-        summary: what summary.json holds.
-    """
+    """A row for each case: its volume and its mean Dice over the seeds; of the rows of cases.csv, text as read."""
     entries = shown(summary["scores"])
     needed = (summary.get("interaction") or {}).get("clicks_needed")
     body = []

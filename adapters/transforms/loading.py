@@ -126,9 +126,9 @@ class LoadScand(LoadImaged):
 
     Raises:
         FileNotFoundError: (when called) there is no such file or folder.
-        ValueError: other numbers of axes or channels. When called: it is not a path, or cannot be read (truncated,
-            another format). It has a singular affine or lengths in another unit than mm. It is a folder with no DICOM
-            series, or with several and no ``series_name``.
+        ValueError: other numbers of axes or channels. When called: no path, what cannot be read (truncated, another
+            format), a singular affine, lengths in another unit than mm, a folder with no DICOM series, or with several
+            and no ``series_name``.
     """
 
     def __init__(
@@ -325,13 +325,7 @@ def in_words(values: Sequence[float]) -> str:
 
 
 def no_lesion(label: Any, key: str, what: str) -> ValueError:
-    """The error for a label without a voxel of the lesion.
-
-    Args:
-        label: the label, as :class:`LoadScand` gives it.
-        key: its key in the data.
-        what: the values that were looked for, such as "of value 2".
-    """
+    """The error for a label (as :class:`LoadScand` gives it) without a voxel of the lesion, such as "of value 2"."""
     return ValueError(
         f"label {_name(label, key)} has no voxel {what}, it holds {in_words(label_values(label))}; "
         "give the value of the lesion in this label, or leave the case out"
