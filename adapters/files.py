@@ -75,14 +75,9 @@ def file_hash(path: Path, kind: str) -> str:
 def files_of_scan(path: Path) -> tuple[Path, ...] | None:
     """The files that the values and the geometry of a scan are read from.
 
-    Args:
-        path: a file or a folder that exists.
-
-    Returns:
-        All files below a folder. A file that has everything in it (NIfTI, DICOM, NumPy's, PNG, JPEG, MetaImage and
-        NRRD with their data). A header with the file of its voxels (MetaImage, NRRD, the two files of NIfTI or
-        Analyze). None where it cannot be told: another format, a file that is missing or cannot be read, a header that
-        names a list or a pattern of files.
+    All files below a folder. A file that has everything in it (NIfTI, DICOM, NumPy's, PNG, JPEG, MetaImage and NRRD
+    with their data). A header with the file of its voxels (MetaImage, NRRD, the two files of NIfTI or Analyze). None
+    where it cannot be told: another format, what is missing or cannot be read, a header that names a list or a pattern.
     """
     if path.is_dir():
         return tuple(sorted(file for file in path.rglob("*") if file.is_file()))

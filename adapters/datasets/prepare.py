@@ -232,7 +232,7 @@ def _complete(
     """The folds with the cases that are there, and the cases that are not."""
     whole = {case for case, files in case_files.items() if len(files) == len(_KINDS)}
     missing = [case for case in release.cases if case not in whole]
-    if missing and not (partial and len(missing) < len(release.cases)):
+    if len(missing) == len(release.cases) or (missing and not partial):
         lacking = {"nothing of": [case for case in missing if case not in case_files]}
         for kind in _KINDS:
             lacking[f"no {kind} of"] = [c for c in missing if c in case_files and kind not in case_files[c]]

@@ -31,18 +31,11 @@ def write_scores(
     task: str | None = None,
     strata_ml: Sequence[float] = STRATA_ML,
 ) -> None:
-    """Write the scores as `ScoreWriter` lists them, each file whole or not at all.
+    """Write the scores as `ScoreWriter` lists them into an existing folder, each file whole or not at all.
 
-    Args:
-        folder: an existing folder.
-        rows: the scores of single predictions.
-        method: what was scored, for headings.
-        tolerance: mm, of the normalised surface Dice.
-        lesions: the scores of single lesions, of cases that have several.
-        about: for each case ``case``, ``lesions`` (how many), ``peak_mib`` and ``device`` (``cpu`` or ``cuda``).
-        pictures: of cases; those with the best, the median and the worst Dice are written.
-        task: whose published figures to put beside (kidney, pancreas, liver, colon); None: none.
-        strata_ml: millilitres of lesion at which one stratum of cases ends and the next begins.
+    ``rows``, ``lesions``, ``about`` and ``tolerance`` (mm) are what `ScoringIteration` gives for all cases; ``method``,
+    ``task`` and ``strata_ml`` are `ScoreWriter`'s. Of the pictures, those with the best, the median and the worst Dice
+    are written.
 
     Raises:
         ValueError: there are no rows, an unknown task, strata that are not ascending.

@@ -248,7 +248,7 @@ class CheckScand(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Check each scan, and the label if there is one; return the data as they came."""
         d = dict(data)
-        label = d.get(self.label_key) if self.label_key is not None else None
+        label = None if self.label_key is None else d.get(self.label_key)
         for key in self.key_iterator(d):
             self._check_scan(d[key], str(key))
             if label is not None:
@@ -357,12 +357,10 @@ class SafeSpacingd(Spacingd):
     ) -> dict[Hashable, Any]:
         """Resample each scan; as :class:`monai.transforms.Spacingd`."""
         scans = tuple(self.key_iterator(dict(data)))
-        beside = {
+        prefixes = tuple(f"{scan}_" for scan in scans)
+        taken = {
             key: value
             for key, value in data.items()
-            if key not in scans
-            and not isinstance(value, MutableMapping)
-            and any(str(key).startswith(f"{scan}_") for scan in scans)
+            if key in scans or isinstance(value, MutableMapping) or not str(key).startswith(prefixes)
         }
-        d = super().__call__({key: value for key, value in data.items() if key not in beside}, lazy=lazy)
-        return {key: beside[key] if key in beside else d[key] for key in (*data, *(k for k in d if k not in data))}
+        return {**data, **super().__call__(taken, lazy=lazy)}

@@ -85,9 +85,6 @@ class RequestToClicksd(MapTransform):
         axes = image.ndim - 1 if isinstance(image, torch.Tensor) else 3
         points, labels = self._clicks(d, axes)
         boxes, phrases = (d[name] if _is_given(d.get(name)) else () for name in ("boxes", "phrases"))
-        for name in ("boxes", "phrases"):
-            if isinstance(d.get(name), (str, int, float)):
-                raise ValueError(f"the request's {name!r} is {d[name]!r}, expected a list")
         if self.required and not ((labels != PADDING).any() or len(boxes) or len(phrases)):
             raise ValueError(
                 "no click in the request, expected at least one: give points and point_labels, or foreground"
@@ -125,16 +122,16 @@ class RequestToClicksd(MapTransform):
 
     def _clicks(self, d: Mapping[Hashable, Any], axes: int) -> tuple[np.ndarray, np.ndarray]:
         names = self._names(d)
-        for name in (*names, "points", "point_labels"):
+        for name in (*names, "points", "point_labels", "boxes", "phrases"):
             if isinstance(d.get(name), (str, int, float)):
-                raise ValueError(f"the request's {name!r} is {d[name]!r}, expected a list, one entry for each click")
+                raise ValueError(f"the request's {name!r} is {d[name]!r}, expected a list, one entry for each prompt")
         named = [name for name in names if _is_given(d.get(name))]
         if _is_given(d.get("points")) or _is_given(d.get("point_labels")):
             if named:
                 raise ValueError(f"the request has clicks under points and under {', '.join(named)}; give one of them")
-            if d.get("points") is None or d.get("point_labels") is None:
-                missing = "points" if d.get("points") is None else "point_labels"
-                raise ValueError(f"the request has no {missing!r}, expected points and point_labels together")
+            for name in ("points", "point_labels"):
+                if d.get(name) is None:
+                    raise ValueError(f"the request has no {name!r}, expected points and point_labels together")
             return check_points(d["points"], d["point_labels"], name="request", spatial_dims=axes)
         read = [
             check_points(
