@@ -36,19 +36,12 @@ _PASSING = {408, 425, 429, 500, 502, 503, 504}  # a server's answers that may be
 
 @dataclass(frozen=True)
 class WebFile:
-    """A file that can be fetched.
+    """A file that can be fetched."""
 
-    Attributes:
-        url: its http or https address.
-        digest: of the whole file, hexadecimal.
-        kind: of the digest, a name that `hashlib` knows.
-        size: bytes; 0: what the server says.
-    """
-
-    url: str
-    digest: str
-    kind: str = "sha256"
-    size: int = 0
+    url: str  # http or https
+    digest: str  # of the whole file, hexadecimal
+    kind: str = "sha256"  # of the digest, a name that hashlib knows
+    size: int = 0  # bytes; 0: what the server says
 
     def fault(self, path: Path) -> str:
         """What is wrong with a copy of it, empty if nothing is."""

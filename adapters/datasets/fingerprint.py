@@ -38,40 +38,24 @@ _MOST_PROBLEMS = 5
 
 @dataclass(frozen=True)
 class Lesion:
-    """One connected lesion (voxels that share a face, an edge or a corner).
+    """One connected lesion (voxels that share a face, an edge or a corner)."""
 
-    Attributes:
-        volume: ml.
-        extent: mm along depth, height, width of the box round it.
-    """
-
-    volume: float
-    extent: tuple[float, float, float]
+    volume: float  # ml
+    extent: tuple[float, float, float]  # mm along depth, height, width of the box round it
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """What one image and its label are like.
-
-    Attributes:
-        name: the case.
-        shape: voxels along the stored axes.
-        axes: where the stored axes point, as nibabel's axis codes.
-        spacing: mm along depth, height, width.
-        size: voxels along depth, height, width.
-        values: the label's values, in order.
-        lesions: each lesion, the largest first.
-        intensities: (N,) float32, the image in the voxels of the lesions; empty unless asked for.
-    """
+    """What one image and its label are like."""
 
     name: str
-    shape: tuple[int, ...]
-    axes: str
-    spacing: tuple[float, ...]
-    size: tuple[int, ...]
-    values: tuple[float, ...]
-    lesions: tuple[Lesion, ...]
-    intensities: np.ndarray
+    shape: tuple[int, ...]  # voxels along the stored axes
+    axes: str  # where the stored axes point, as nibabel's axis codes
+    spacing: tuple[float, ...]  # mm along depth, height, width
+    size: tuple[int, ...]  # voxels along depth, height, width
+    values: tuple[float, ...]  # of the label, in order
+    lesions: tuple[Lesion, ...]  # the largest first
+    intensities: np.ndarray  # (N,) float32, the image in the voxels of the lesions; empty unless asked for
 
     @property
     def volume(self) -> float:

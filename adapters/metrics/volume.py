@@ -59,9 +59,9 @@ def hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float]) ->
     largest distance that the grid holds, between the centres of opposite corners.
 
     Args:
-        prediction: (D, H, W) bool or integers, anything but 0 is lesion.
-        label: (D, H, W) the truth on the same grid, bool or integers, anything but 0 is lesion.
-        spacing: mm of a voxel along each axis, in the arrays' axis order.
+        prediction: (D, H, W), like the rest as for `volume_scores`.
+        label: (D, H, W).
+        spacing: mm.
 
     Returns:
         mm.

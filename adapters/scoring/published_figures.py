@@ -19,22 +19,16 @@ DATA: dict[str, str] = _STORED["data"]
 class PublishedScore:
     """A published result.
 
-    Attributes:
-        group: ``methods`` (the main table), ``automatic`` (SAM-B's encoder tuned in six ways, no clicks),
-            ``prompt_levels`` (which feature levels get prompts) or ``reproduction`` (by others).
-        method: what was scored.
-        prompts: ``none``, ``1 click a slice``, ``3 clicks a volume``, ...
-        dice: points, 0 to 100.
-        nsd: points, 0 to 100, at 5 mm.
-        tuned_millions: trained parameters, of the encoder alone in the group ``automatic``; None where not told.
+    Its group is ``methods`` (the main table), ``automatic`` (SAM-B's encoder tuned in six ways, no clicks),
+    ``prompt_levels`` (which feature levels get prompts) or ``reproduction`` (by others).
     """
 
     group: str
     method: str
-    prompts: str
-    dice: float
-    nsd: float
-    tuned_millions: float | None
+    prompts: str  # "none", "1 click a slice", "3 clicks a volume", ...
+    dice: float  # points, 0 to 100
+    nsd: float  # points, 0 to 100, at 5 mm
+    tuned_millions: float | None  # trained parameters, of the encoder alone in "automatic"; None where not told
 
 
 def published_figures(task: str) -> tuple[PublishedScore, ...]:

@@ -61,15 +61,17 @@ def summarise(rows: Iterable[Row]) -> list[dict[str, Any]]:
         have it. A score has ``mean`` (over cases and seeds), ``cases`` (each case's mean over the seeds) and
         ``spread``: the standard deviation of the seeds' means, n - 1 in the denominator; 0 for one seed.
     """
-    entries = []
-    for (policy, clicks), group in _by_clicks(rows):
-        entry: dict[str, Any] = {"policy": policy, "clicks": clicks, "rows": len(group)}
-        entry |= {score: _over(group, score) for score in SCORES}
-        entry["seconds"] = _mean(row["seconds"] for row in group)
-        if all("hd95" in row for row in group):
-            entry["hd95"] = _over(group, "hd95")
-        entries.append(entry)
-    return entries
+    return [
+        {
+            "policy": policy,
+            "clicks": clicks,
+            "rows": len(group),
+            **{score: _over(group, score) for score in SCORES},
+            "seconds": _mean(row["seconds"] for row in group),
+            **({"hd95": _over(group, "hd95")} if all("hd95" in row for row in group) else {}),
+        }
+        for (policy, clicks), group in _by_clicks(rows)
+    ]
 
 
 def _by_clicks(rows: Iterable[Row]) -> list[tuple[tuple[str, int], list[Row]]]:
@@ -223,14 +225,18 @@ def by_lesion(rows: Sequence[Row]) -> dict[str, Any] | None:
     """
     if not rows:
         return None
-    scores = []
-    for (policy, clicks), group in _by_clicks(rows):
-        entry: dict[str, Any] = {"policy": policy, "clicks": clicks, "rows": len(group)}
-        entry |= {score: _mean(row[score] for row in group) for score in SCORES}
-        entry["found"] = _mean(row["dice"] > 0 for row in group)
-        entry["clicked_dice"] = _mean(row["dice"] for row in group if row["clicked"] > 0)
-        entry["other_dice"] = _mean(row["dice"] for row in group if not row["clicked"])
-        scores.append(entry)
+    scores = [
+        {
+            "policy": policy,
+            "clicks": clicks,
+            "rows": len(group),
+            **{score: _mean(row[score] for row in group) for score in SCORES},
+            "found": _mean(row["dice"] > 0 for row in group),
+            "clicked_dice": _mean(row["dice"] for row in group if row["clicked"] > 0),
+            "other_dice": _mean(row["dice"] for row in group if not row["clicked"]),
+        }
+        for (policy, clicks), group in _by_clicks(rows)
+    ]
     lesions = {(row["case"], row["lesion"]) for row in rows}
     return {"cases": len({case for case, _ in lesions}), "lesions": len(lesions), "scores": scores}
 
@@ -250,16 +256,14 @@ def case_rows(rows: Sequence[Row], about: Iterable[Mapping[str, Any]], bounds: S
     known = {entry["case"]: entry for entry in about}
     clicked = {(session["case"], session["seed"]): session for session in sessions(rows)}
     columns = ("dice_area", "nsd_area", "clicks_needed", "reached", "seconds_first_click", "seconds_next_click")
-    by_session = {}
-    for row in rows:
-        case, seed = key = (row["case"], row["seed"])
-        session = clicked.get(key, {})
-        by_session[key] = {
+    return [
+        {
             "case": case,
             "seed": seed,
-            "lesion_ml": row["lesion_ml"],
-            "stratum": stratum(row["lesion_ml"], bounds),
+            "lesion_ml": group[0]["lesion_ml"],
+            "stratum": stratum(group[0]["lesion_ml"], bounds),
             **{name: known.get(case, {}).get(name) for name in ("lesions", "peak_mib")},
-            **{name: session.get(name) for name in columns},
+            **{name: clicked.get((case, seed), {}).get(name) for name in columns},
         }
-    return list(by_session.values())
+        for (case, seed), group in _grouped(rows, itemgetter("case", "seed")).items()
+    ]
