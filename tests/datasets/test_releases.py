@@ -56,7 +56,7 @@ def test_the_sarcomas_fold_is_the_bundles() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "path", "found"),
+    ("name", "path", "expected"),
     [
         ("kits21", "/d/kits21/data/case_00013/imaging.nii.gz", ("image", "case_00013")),
         ("kits21", "/d/kits21/data/case_00013/aggregated_MAJ_seg.nii.gz", ("label", "case_00013")),

@@ -31,7 +31,9 @@ def test_as_two_of_monais_transforms(dtype: torch.dtype, order: tuple[int, ...])
 
 def test_a_range_of_ones_own() -> None:
     """A window to -1 and 1, of what is no MetaTensor."""
-    scan = WindowIntensityd("image", -160, 240, subtrahend=40, divisor=200)({"image": np.array([-999, -160, 40, 999])})
+    windowed = WindowIntensityd("image", -160, 240, subtrahend=40, divisor=200)(
+        {"image": np.array([-999, -160, 40, 999])}
+    )
     assert windowed["image"].tolist() == [-1.0, -1.0, 0.0, 1.0]
 
 
