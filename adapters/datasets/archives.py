@@ -77,12 +77,8 @@ def unpack(archive: Path, folder: Path) -> Path:
     It is unpacked beside its place and moved there when it is whole; what an interrupted run left is removed. What only
     macOS wants (``__MACOSX``, ``._*``) is left out.
 
-    Args:
-        archive: the file.
-        folder: where the archive's own folder goes.
-
     Returns:
-        The archive's own folder. If it is there already, it is taken as it is, and said.
+        The archive's own folder. If it is there already, it is taken as it is.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -137,12 +137,7 @@ def _lesions(mask: np.ndarray, voxel: float, edges: np.ndarray, order: Sequence[
 
 
 def measure_all(tasks: Sequence[Callable[[], Case]], *, workers: int = 2, title: str = "cases") -> list[Case]:
-    """Measures many cases, with a progress bar.
-
-    Args:
-        tasks: each measures one case.
-        workers: how many at a time; each holds a scan and its label in memory.
-        title: of the progress bar.
+    """Measures many cases, some at a time (each holds a scan and its label in memory), with a progress bar.
 
     Raises:
         ValueError: cases that cannot be used: names up to five of them and what is wrong with each.

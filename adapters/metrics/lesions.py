@@ -82,10 +82,7 @@ class Lesions:
         return [float(len(voxels) * self._mm.prod() / 1000) for voxels in self._voxels]
 
     def under(self, points: np.ndarray) -> np.ndarray:
-        """Which lesion points lie on.
-
-        Args:
-            points: (N, 3) voxels of the label, centres at integers.
+        """Which lesion points (N, 3) lie on, voxels of the label with centres at integers.
 
         Returns:
             (N,) 1 for the largest lesion, 2 for the next one, ...; 0 off all of them.

@@ -35,10 +35,8 @@ class CasePicture:
 def curve_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Mean Dice over clicks: one colour for each method, solid for iterative clicks, broken for clicks placed at once.
 
-    A method that was scored without clicks only is a horizontal line. The band is the spread between seeds.
-
-    Args:
-        summaries: what summary.json holds, by name of the method.
+    Summaries are what summary.json holds, by name of the method. A method that was scored without clicks only is a
+    horizontal line. The band is the spread between seeds.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -68,11 +66,8 @@ def curve_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
 def box_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Dice of the cases as boxes: one colour for each method, one place for each policy and number of clicks.
 
-    Each dot is a case (its mean over the seeds). The box holds the middle half of the cases, its line is the median,
-    the whiskers reach to the farthest case within 1.5 times the box.
-
-    Args:
-        summaries: what summary.json holds, by name of the method.
+    Summaries as for `curve_figure`. Each dot is a case (its mean over the seeds). The box holds the middle half of the
+    cases, its line is the median, the whiskers reach to the farthest case within 1.5 times the box.
     """
     methods = {name: by_policy(shown(summary["scores"])) for name, summary in summaries.items()}
     columns = sorted({key for entries in methods.values() for key in entries}, key=lambda column: order(*column))

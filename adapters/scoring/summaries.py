@@ -50,10 +50,7 @@ def by_policy(entries: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], Map
 
 
 def summarise(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Means and spreads of scores, one entry for each policy and number of clicks.
-
-    Args:
-        rows: the scores of single predictions; every seed has scored the same cases.
+    """Means and spreads of scores, one entry for each policy and number of clicks; all seeds have the same cases.
 
     Returns:
         Entries in the order automatic, placed at once, iterative, each by number of clicks: ``policy``, ``clicks``,
@@ -103,11 +100,7 @@ def _mean(values: Iterable[float]) -> Any:
 
 
 def sessions(rows: Iterable[Row], *, goal: float = GOAL) -> list[Row]:
-    """What each session of iterative clicks was worth: a row for each case and seed.
-
-    Args:
-        rows: the scores of single predictions; those of other policies are passed over.
-        goal: the Dice to reach.
+    """What each session of iterative clicks was worth: a row for each case and seed; the goal is a Dice.
 
     Returns:
         ``case`` and ``seed``. ``dice_area`` and ``nsd_area`` (`adapters.metrics.area_under_clicks`). ``clicks_needed``
@@ -136,11 +129,7 @@ def sessions(rows: Iterable[Row], *, goal: float = GOAL) -> list[Row]:
 
 
 def interaction(rows: Sequence[Row], *, goal: float = GOAL) -> dict[str, Any] | None:
-    """The sessions of iterative clicks, over cases and seeds.
-
-    Args:
-        rows: the scores of single predictions.
-        goal: the Dice to reach.
+    """The sessions of iterative clicks, over cases and seeds; the goal is a Dice.
 
     Returns:
         None where there are no iterative clicks. Else ``rounds`` and ``goal``. ``dice_area``, ``nsd_area`` and
@@ -167,9 +156,7 @@ def interaction(rows: Sequence[Row], *, goal: float = GOAL) -> dict[str, Any] | 
 def stratum(lesion_ml: float, bounds: Sequence[float] = STRATA_ML) -> str:
     """The stratum of a case by its volume of lesion: ``no lesion``, ``below 1 ml``, ``1 to 10 ml``, ``from 100 ml``.
 
-    Args:
-        lesion_ml: millilitres.
-        bounds: millilitres at which one stratum ends and the next, which holds the bound, begins; ascending.
+    At each bound (millilitres, ascending) one stratum ends, and the next, which holds it, begins.
 
     Raises:
         ValueError: bounds that are not positive and ascending.
@@ -189,11 +176,7 @@ def stratum(lesion_ml: float, bounds: Sequence[float] = STRATA_ML) -> str:
 
 
 def strata(rows: Sequence[Row], bounds: Sequence[float] = STRATA_ML) -> list[dict[str, Any]]:
-    """The same scores, stratum by stratum of volume; strata without a case are left out.
-
-    Args:
-        rows: the scores of single predictions, with ``lesion_ml``.
-        bounds: as for `stratum`.
+    """The same scores, stratum by stratum of volume (`stratum`); strata without a case are left out.
 
     Returns:
         From small to large: ``name``, ``cases`` (names), ``scores`` (as `summarise` gives them) and ``interaction`` (as
@@ -244,10 +227,7 @@ def by_lesion(rows: Sequence[Row]) -> dict[str, Any] | None:
 def case_rows(rows: Sequence[Row], about: Iterable[Mapping[str, Any]], bounds: Sequence[float]) -> list[Row]:
     """A row for each case and seed: its volume and stratum, its lesions, its session of clicks, its peak memory.
 
-    Args:
-        rows: the scores of single predictions.
-        about: for each case ``case``, ``lesions`` (how many) and ``peak_mib``; cases may be missing.
-        bounds: as for `stratum`.
+    ``about`` has for each case ``case``, ``lesions`` (how many) and ``peak_mib``; cases may be missing.
 
     Returns:
         ``case``, ``seed``, ``lesion_ml``, ``stratum``, ``lesions``, ``peak_mib``, and what `sessions` gives; None where

@@ -33,10 +33,7 @@ _LIBRARIES = frozenset({"adapters", "monai", "numpy", "torch", *sys.stdlib_modul
 
 
 def _file_state(value: Any) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of the files of a scan; nothing for what is no path.
-
-    Of a file of which it is not known whether others belong to it: of all files of its folder.
-    """
+    """Name, size and time of change of a scan's files; of its whole folder if they are not known, none for no path."""
     if isinstance(value, (list, tuple)):
         return [state for each in value for state in _file_state(each)]
     if not isinstance(value, (str, PathLike)) or not value:  # as a path, the empty word is the current folder
@@ -109,10 +106,10 @@ def _transform_hash(transforms: Any) -> bytes:
 
 
 class _DiskDataset(PersistentDataset):
-    """MONAI's `PersistentDataset`, whose files are written whole or not at all wherever the folder is.
+    """MONAI's `PersistentDataset`, with files written whole or not at all.
 
-    MONAI moves them from the system's folder of temporary files, which copies where that is on another disk, and does
-    not start if such a copy was interrupted.
+    MONAI's come from the system's folder of temporary files: a copy, if that is on another disk. After an interrupted
+    one it does not start.
     """
 
     def _cachecheck(self, item_transformed: Any) -> Any:

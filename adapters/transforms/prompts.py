@@ -82,23 +82,22 @@ class RequestToClicksd(MapTransform):
         return d
 
     def _placed(self, d: Mapping[Hashable, Any], image: Any, key: str) -> MetaTensor:
-        axes = image.ndim - 1 if isinstance(image, torch.Tensor) else 3
+        if not isinstance(image, MetaTensor) or "original_affine" not in image.meta:
+            raise ValueError(f"{key!r} has no affine of the stored image; load it from its file with LoadScand")
+        axes = image.ndim - 1
         points, labels = self._clicks(d, axes)
         boxes, phrases = (d[name] if _is_given(d.get(name)) else () for name in ("boxes", "phrases"))
         if self.required and not ((labels != PADDING).any() or len(boxes) or len(phrases)):
             raise ValueError(
                 "no click in the request, expected at least one: give points and point_labels, or foreground"
             )
-        if not isinstance(image, MetaTensor) or "original_affine" not in image.meta:
-            raise ValueError(f"{key!r} has no affine of the stored image; load it from its file with LoadScand")
-        stored_shape = image.meta.get("spatial_shape")
-        target = d.get("label")
+        shape, target = image.meta.get("spatial_shape"), d.get("label")
         try:
             stored = Prompts(
                 points,
                 labels,
                 affine=_affine(image, image.meta["original_affine"]),
-                shape=None if stored_shape is None else tuple(int(size) for size in stored_shape)[:axes],
+                shape=None if shape is None else tuple(int(size) for size in shape)[:axes],
                 boxes=boxes,
                 phrases=tuple(phrases),
                 target=target if isinstance(target, str) and target else None,
