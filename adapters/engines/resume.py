@@ -34,8 +34,8 @@ class Resume:
     last epoch of an unfinished run in the folder. It starts anew if that run has finished, or is a longer one.
 
     Chance is not stored: at the start of each epoch all generators are seeded from ``seed``, the epoch and the number
-    of the process. So an interrupted run ends with the numbers of an unbroken one on the same hardware and software:
-    to the bit on a CPU, while a GPU may add up in another order.
+    of the process. So an interrupted run ends with the numbers of an unbroken one on the same hardware and software.
+    On a CPU they are equal to the bit; a GPU may add up in another order.
 
     Put it behind the handlers that validate and that set the learning rate. In a distributed training every process
     reads the state, and the first one writes it.

@@ -42,8 +42,8 @@ class ScoringIteration:
     - the label is empty: the prediction without clicks counts if 0 is in ``num_clicks``, else an empty mask. (The
       iterative user then still clicks on what that prediction holds.)
 
-    All predictions are scored on the image's grid: Dice, NSD, HD95, and the Dice and NSD of each lesion where there are
-    several (`adapters.metrics`, which states the values for empty masks).
+    All predictions are scored on the image's grid: Dice, NSD, HD95, and the Dice and NSD of each of several lesions.
+    `adapters.metrics` states the values for empty masks.
 
     Args:
         num_clicks: numbers of clicks placed at once, or one such number.
@@ -127,8 +127,8 @@ class ScoringIteration:
 
             - ``rows``: a list of `adapters.scoring.summaries.Row`;
             - ``tolerance``: mm;
-            - ``lesions``: where there are several, a dictionary for each of them and each prediction: case, seed,
-              policy, clicks, lesion (1 is the largest), lesion_ml, clicked (how many clicks lie on it), dice, nsd;
+            - ``lesions``: the same for each lesion, where there are several. In place of ``seconds`` and ``hd95`` are
+              ``lesion`` (1 is the largest) and ``clicked`` (how many clicks lie on it);
             - ``about``: case, lesions (how many), peak_mib (`adapters.process_memory.peak_mib`), device (its type);
             - ``shown``: the first seed's `ShownCase` from the fewest clicks placed at once, else from the last round,
               else without clicks.

@@ -53,10 +53,10 @@ def summarise(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Means and spreads of scores, one entry for each policy and number of clicks; all seeds have the same cases.
 
     Returns:
-        Entries in the order automatic, placed at once, iterative, each by number of clicks: ``policy``, ``clicks``,
-        ``rows`` (how many), ``dice``, ``nsd``, ``seconds`` (mean time of a prediction), and ``hd95`` (mm) if the rows
-        have it. A score has ``mean`` (over cases and seeds), ``cases`` (each case's mean over the seeds) and
-        ``spread``: the standard deviation of the seeds' means, n - 1 in the denominator; 0 for one seed.
+        Entries in the order automatic, placed at once, iterative, each by number of clicks. Keys are ``policy``,
+        ``clicks``, ``rows`` (how many), ``dice``, ``nsd``, ``seconds`` (mean time of a prediction), and ``hd95`` (mm)
+        if the rows have it. A score has ``mean`` (over cases and seeds), ``cases`` (each case's mean over the seeds)
+        and ``spread``. That is the standard deviation of the seeds' means, n - 1 in the denominator; 0 for one seed.
     """
     return [
         {

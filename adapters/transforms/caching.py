@@ -145,8 +145,8 @@ def cached_dataset(
             is first needed (MONAI's `PersistentDataset`), "none" makes all anew each time. Another file is made where
             the path, size or time of change of a scan's files has changed (of all in the folder, for a format that may
             have several). So it is with an option of a transform, a version of MONAI or of this library, and the source
-            of your own code: its module, or its own lines in a script, but not what it calls in other modules. Old
-            files stay until the folder is emptied. Files have no metadata, so random transforms get plain tensors.
+            of your own code. That is its module, or its own lines in a script, but not what it calls in other modules.
+            Old files stay until the folder is emptied. Files have no metadata: random transforms get plain tensors.
         cache_dir: folder for "disk"; made if it is not there. Several trainings may share it.
         num_workers: threads that fill the memory.
 

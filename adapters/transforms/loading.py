@@ -127,7 +127,7 @@ class LoadScand(LoadImaged):
     Raises:
         FileNotFoundError: (when called) there is no such file or folder.
         ValueError: other numbers of axes or channels. When called: no path, what cannot be read (truncated, another
-            format), a singular affine, lengths in another unit than mm, a folder with no DICOM series, or with several
+            format), a singular affine, lengths in another unit than mm. A folder with no DICOM series, or with several
             and no ``series_name``.
     """
 

@@ -55,8 +55,8 @@ class RequestToClicksd(MapTransform):
 
     Raises:
         ValueError: (when called) clicks that are not (N, 3), boxes that are not (M, 2, 3), values that are not finite
-            or outside the stored image, labels of another length or value. Two forms at once, another ``label``, no
-            prompt though ``required``, a prompt that a crop has cut away, an image that was not loaded from a file.
+            or outside the stored image. Labels of another length or value, two forms at once, another ``label``, no
+            prompt though ``required``. A prompt that a crop has cut away, an image that was not loaded from a file.
     """
 
     def __init__(
