@@ -86,9 +86,13 @@ def prepare(
             f"{in_words(values_of([*cases.values()]))}; expected the labels of {release.title} as distributed"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    entries = {
-        case: {"case": case, **{kind: _path(case_files[case][kind], folder) for kind in _KINDS}} for case in used
-    }
+    # a file's path starts from the list's folder if it lies below it, or else from the root
+    base = folder.absolute()
+    entries: dict[str, dict[str, str]] = {}
+    for case in used:
+        files = {kind: case_files[case][kind].absolute() for kind in _KINDS}
+        paths = {kind: file.relative_to(base) if file.is_relative_to(base) else file for kind, file in files.items()}
+        entries[case] = {"case": case} | {kind: path.as_posix() for kind, path in paths.items()}
     names = {number: f"datalist_fold{number}.json" for number in range(len(folds))} if len(folds) > 1 else {}
     for number, name in [*names.items(), (fold, DATALIST)]:
         write_whole(folder / name, _datalist(release, number, folds[number], entries))
@@ -252,12 +256,6 @@ def _complete(
 def _names(cases: Sequence[str]) -> str:
     more = f" and {len(cases) - _MOST_NAMES} more" if len(cases) > _MOST_NAMES else ""
     return ", ".join(cases[:_MOST_NAMES]) + more
-
-
-def _path(file: Path, folder: Path) -> str:
-    """A file's path as the data list has it: from the list's folder if it lies below it, or else from the root."""
-    absolute, base = file.absolute(), folder.absolute()
-    return (absolute.relative_to(base) if absolute.is_relative_to(base) else absolute).as_posix()
 
 
 def _datalist(

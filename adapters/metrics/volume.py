@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,13 +44,9 @@ def volume_scores(
         raise ValueError(f"tolerance is {tolerance!r} mm, expected a number of at least 0")
     if not (predicted.any() and truth.any()):
         return dict.fromkeys(("dice", "nsd"), float(predicted.any() == truth.any()))
-    y_pred, y = _cut(predicted, truth)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # monai 1.6 calls a deprecated argument of its own
-        nsd = compute_surface_dice(
-            y_pred, y, class_thresholds=[float(tolerance)], include_background=True, spacing=mm, use_subvoxels=True
-        )
-    return {"dice": float(compute_dice(y_pred, y)), "nsd": float(nsd)}
+    masks = _cut(predicted, truth)
+    nsd = _measured(compute_surface_dice, *masks, spacing=mm, class_thresholds=[float(tolerance)], use_subvoxels=True)
+    return {"dice": _measured(compute_dice, *masks), "nsd": nsd}
 
 
 def hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float]) -> float:
@@ -80,10 +77,7 @@ def hd95(prediction: np.ndarray, label: np.ndarray, spacing: Sequence[float]) ->
     if not (predicted.any() and truth.any()):
         diagonal = float(np.linalg.norm((np.array(truth.shape) - 1) * mm))
         return 0.0 if predicted.any() == truth.any() else diagonal
-    y_pred, y = _cut(predicted, truth)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # monai 1.6 calls a deprecated argument of its own
-        return float(compute_hausdorff_distance(y_pred, y, include_background=True, percentile=95, spacing=mm))
+    return _measured(compute_hausdorff_distance, *_cut(predicted, truth), spacing=mm, percentile=95)
 
 
 def as_masks(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -100,6 +94,12 @@ def as_mm(spacing: Sequence[float]) -> list[float]:
     if len(mm) != 3 or not all(np.isfinite(value) and value > 0 for value in mm):
         raise ValueError(f"spacing is {spacing!r}, expected three positive numbers of mm in the arrays' axis order")
     return mm
+
+
+def _measured(metric: Callable[..., torch.Tensor], y_pred: torch.Tensor, y: torch.Tensor, **options: Any) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # monai 1.6 calls a deprecated argument of its own
+        return float(metric(y_pred, y, include_background=True, **options))
 
 
 def _cut(predicted: np.ndarray, truth: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

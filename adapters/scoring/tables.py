@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .page import Section, Table
@@ -58,27 +58,22 @@ def _scores(summary: Summary) -> Section:
 def interaction_row(summary: Summary) -> list[str] | None:
     """Cells for `INTERACTION`; None where there were no iterative clicks."""
     session = summary.get("interaction")
-    if not session:
-        return None
-    later = session["seconds_next_click"]
-    return [
-        points(session["dice_area"]),
-        points(session["nsd_area"]),
-        points(session["clicks_needed"], scale=1),
-        f"{100 * session['reached']:.0f} %",
-        f"{session['seconds_first_click']:.2f}",
-        "-" if later is None else f"{later:.2f}",
-    ]
+    return [cell(session) for cell in _CELLS.values()] if session else None
 
 
-INTERACTION = [
-    "area under Dice",
-    "area under NSD",
-    "clicks for the goal",
-    "goal reached",
-    "seconds, first click",
-    "seconds, next click",
-]
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+_CELLS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "area under Dice": lambda session: points(session["dice_area"]),
+    "area under NSD": lambda session: points(session["nsd_area"]),
+    "clicks for the goal": lambda session: points(session["clicks_needed"], scale=1),
+    "goal reached": lambda session: f"{100 * session['reached']:.0f} %",
+    "seconds, first click": lambda session: _seconds(session["seconds_first_click"]),
+    "seconds, next click": lambda session: _seconds(session["seconds_next_click"]),
+}
+INTERACTION = list(_CELLS)
 
 
 def interaction_notes(summary: Summary) -> list[str]:
