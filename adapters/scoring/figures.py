@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from adapters.metrics.volume import as_mm
 from adapters.prompts.voxels import voxels_under
 
 from .summaries import AUTOMATIC, ITERATIVE, by_policy, column_name, order, shown
@@ -136,8 +137,7 @@ def draw_case(
     points = points.reshape(-1, 3) if points.size == 0 else points
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"clicks have shape {points.shape}, expected (N, 3): voxels in the image's axis order")
-    if len(spacing) != 3 or not all(np.isfinite(mm) and mm > 0 for mm in spacing):
-        raise ValueError(f"spacing is {spacing!r}, expected three positive numbers of mm in the image's axis order")
+    mm = as_mm(spacing)
     marks = np.ones(len(points), dtype=int) if labels is None else np.asarray(labels).reshape(-1)
     if len(marks) != len(points):
         raise ValueError(f"there are {len(points)} clicks but {len(marks)} labels, expected one for each")
@@ -156,10 +156,8 @@ def draw_case(
     for axes, (name, through, vertical, across, sides, ends) in zip(figure.subplots(1, 3), views, strict=True):
         # heads are up: the first axis runs upwards, the front-to-back axis downwards
         origin = "lower" if vertical == 0 else "upper"
-        aspect = float(spacing[vertical]) / float(spacing[across])
-        picture = axes.imshow(
-            image.take(centre[through], through), cmap="gray", vmin=low, vmax=high, origin=origin, aspect=aspect
-        )
+        cut, aspect = image.take(centre[through], through), mm[vertical] / mm[across]
+        picture = axes.imshow(cut, cmap="gray", vmin=low, vmax=high, origin=origin, aspect=aspect)
         for colour, _, mask in outlines:
             if mask is not None and (cut := np.asarray(mask).take(centre[through], through) != 0).any():
                 # where the outermost samples of the padded slice lie: contours do not ask for the origin
