@@ -11,7 +11,6 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -23,8 +22,6 @@ from tqdm import tqdm
 
 from adapters import __version__
 from adapters.files import file_hash
-
-__all__ = ["WebFile", "fetch"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,19 +36,12 @@ _PASSING = {408, 425, 429, 500, 502, 503, 504}  # a server's answers that may be
 
 @dataclass(frozen=True)
 class WebFile:
-    """A file that can be fetched.
+    """A file that can be fetched."""
 
-    Attributes:
-        url: its http or https address.
-        digest: of the whole file, hexadecimal.
-        kind: of the digest, a name that `hashlib` knows.
-        size: bytes; 0: what the server says.
-    """
-
-    url: str
-    digest: str
-    kind: str = "sha256"
-    size: int = 0
+    url: str  # http or https
+    digest: str  # of the whole file, hexadecimal
+    kind: str = "sha256"  # of the digest, a name that hashlib knows
+    size: int = 0  # bytes; 0: what the server says
 
     def fault(self, path: Path) -> str:
         """What is wrong with a copy of it, empty if nothing is."""
@@ -152,13 +142,11 @@ def _transfer(web: WebFile, file: BinaryIO, tag: Path, target: Path, *, or_else:
         while not size or file.tell() < size:
             try:
                 response, told = _open(web, file, tag, target.name)
+                answered = True
                 with response:
                     size = bar.total = size or told
                     _check_room(target, size - file.tell())
-                    for chunk in _chunks(response, (size or math.inf) - file.tell()):
-                        answered = True
-                        _write(file, chunk)
-                        bar.update(file.tell() - bar.n)
+                    _copy(response, file, size or math.inf, bar)
                 if not size:  # the server does not say: the digest will
                     return
                 if file.tell() < size:
@@ -254,17 +242,17 @@ def _extent(response: HTTPResponse) -> tuple[int, int]:
     return (int(part[1]), 0 if part[2] == "*" else int(part[2])) if part else (-1, 0)
 
 
-def _chunks(response: HTTPResponse, most: float) -> Iterator[bytes]:
-    """The answer's bytes as they come, no more than are asked for."""
-    while most > 0:
+def _copy(response: HTTPResponse, file: BinaryIO, size: float, bar: tqdm) -> None:
+    """Adds the answer's bytes to the file as they come, up to its size."""
+    while file.tell() < size:
         try:
-            chunk = response.read1(int(min(_CHUNK, most)))
+            chunk = response.read1(int(min(_CHUNK, size - file.tell())))
         except (OSError, HTTPException) as error:
             raise _BrokenError(_reason(error)) from error
         if not chunk:
             return
-        most -= len(chunk)
-        yield chunk
+        _write(file, chunk)
+        bar.update(file.tell() - bar.n)
 
 
 def _write(file: BinaryIO, chunk: bytes) -> None:

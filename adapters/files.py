@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _CHUNK = 2**20  # bytes
 _HEAD = 2**16  # bytes that are searched for the end of a header
@@ -31,6 +34,15 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write text (UTF-8) or bytes; an interruption leaves no half file."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows with the same keys as CSV, floats to six digits."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
+    return text.getvalue()
 
 
 def case_name(path: str | os.PathLike) -> str:
@@ -63,14 +75,9 @@ def file_hash(path: Path, kind: str) -> str:
 def files_of_scan(path: Path) -> tuple[Path, ...] | None:
     """The files that the values and the geometry of a scan are read from.
 
-    Args:
-        path: a file or a folder that exists.
-
-    Returns:
-        All files below a folder. A file that has everything in it (NIfTI, DICOM, NumPy's, PNG, JPEG, MetaImage and
-        NRRD with their data). A header with the file of its voxels (MetaImage, NRRD, the two files of NIfTI or
-        Analyze). None where it cannot be told: another format, a file that is missing or cannot be read, a header that
-        names a list or a pattern of files.
+    All files below a folder. A file that has everything in it (NIfTI, DICOM, NumPy's, PNG, JPEG, MetaImage and NRRD
+    with their data). A header with the file of its voxels (MetaImage, NRRD, the two files of NIfTI or Analyze). None
+    where it cannot be told: another format, what is missing or cannot be read, a header that names a list or a pattern.
     """
     if path.is_dir():
         return tuple(sorted(file for file in path.rglob("*") if file.is_file()))

@@ -95,12 +95,12 @@ def test_files_of_a_scan(tmp_path: Path, name: str, content: str, beside: str, b
         (tmp_path / other).parent.mkdir(exist_ok=True)
         (tmp_path / other).touch()
     (tmp_path / name).write_bytes(content.encode())
-    found = files_of_scan(tmp_path / name)
+    paths = files_of_scan(tmp_path / name)
     if belonging is None:
-        assert found is None
+        assert paths is None
     else:
-        assert found is not None
-        names = [str(path.relative_to(tmp_path)) for path in found]
+        assert paths is not None
+        names = [str(path.relative_to(tmp_path)) for path in paths]
         assert names == (belonging.split("|") if "|" in belonging else belonging.split())
 
 
@@ -109,9 +109,9 @@ def test_voxels_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "a.raw").touch()
     for name in ("../a.raw", str(tmp_path / "a.raw")):
         (tmp_path / "headers" / "a.mhd").write_text(f"ElementDataFile = {name}\n")
-        found = files_of_scan(tmp_path / "headers" / "a.mhd")
-        assert found is not None
-        assert found[1].samefile(tmp_path / "a.raw")
+        paths = files_of_scan(tmp_path / "headers" / "a.mhd")
+        assert paths is not None
+        assert paths[1].samefile(tmp_path / "a.raw")
 
 
 def test_a_folder_is_all_files_below(tmp_path: Path) -> None:

@@ -74,20 +74,16 @@ def contents(archive: Path) -> list[str]:
 def unpack(archive: Path, folder: Path) -> Path:
     """Unpacks a zip or tar archive into a folder of its own, named as the archive.
 
-    It is unpacked beside its place and moved there when it is whole, so what is there is whole; what an interrupted
-    run left behind is removed. What only macOS wants (``__MACOSX``, ``._*``) is left out.
-
-    Args:
-        archive: the file.
-        folder: where the archive's own folder goes.
+    It is unpacked beside its place and moved there when it is whole; what an interrupted run left is removed. What only
+    macOS wants (``__MACOSX``, ``._*``) is left out.
 
     Returns:
-        The archive's own folder. If it is there already, it is taken as it is, and said.
+        The archive's own folder. If it is there already, it is taken as it is.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no archive, is truncated or damaged, or a member is doubled, is a link or a device, or has a
-            path that leaves the folder: names the member. Nothing is left unpacked.
+        ValueError: it is no archive, or is truncated or damaged. A member is doubled, a link or a device, or has a path
+            that leaves the folder: names it. Nothing is left unpacked.
         OSError: the disk is too small (said before anything is unpacked) or fills up. Nothing is left unpacked.
     """
     place = target(archive, folder)
@@ -101,10 +97,8 @@ def unpack(archive: Path, folder: Path) -> Path:
         partial.mkdir(parents=True)
         try:
             _unpack(archive, partial)
-            # an archive with one folder of its own name becomes that folder
-            inner = partial / place.name
-            whole = inner if [*partial.iterdir()] == [inner] and inner.is_dir() else partial
-            whole.replace(place)
+            inner = partial / place.name  # an archive with one folder of its own name becomes that folder
+            (inner if [*partial.iterdir()] == [inner] and inner.is_dir() else partial).replace(place)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return place

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -33,45 +34,28 @@ AXES = "depth, height, width"
 LOW, HIGH = 0.5, 99.5
 """Percentiles of the lesions' voxels that the window of intensities lies between."""
 _MOST_PROBLEMS = 5
-_DIAGONAL = np.ones((3, 3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """One connected lesion (voxels that share a face, an edge or a corner).
+    """One connected lesion (voxels that share a face, an edge or a corner)."""
 
-    Attributes:
-        volume: ml.
-        extent: mm along depth, height, width of the box round it.
-    """
-
-    volume: float
-    extent: tuple[float, float, float]
+    volume: float  # ml
+    extent: tuple[float, float, float]  # mm along depth, height, width of the box round it
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """What one image and its label are like.
-
-    Attributes:
-        name: the case.
-        shape: voxels along the stored axes.
-        axes: where the stored axes point, as nibabel's axis codes.
-        spacing: mm along depth, height, width.
-        size: voxels along depth, height, width.
-        values: the label's values, in order.
-        lesions: each lesion, the largest first.
-        intensities: (N,) float32, the image in the voxels of the lesions; empty unless asked for.
-    """
+    """What one image and its label are like."""
 
     name: str
-    shape: tuple[int, ...]
-    axes: str
-    spacing: tuple[float, ...]
-    size: tuple[int, ...]
-    values: tuple[float, ...]
-    lesions: tuple[Lesion, ...]
-    intensities: np.ndarray
+    shape: tuple[int, ...]  # voxels along the stored axes
+    axes: str  # where the stored axes point, as nibabel's axis codes
+    spacing: tuple[float, ...]  # mm along depth, height, width
+    size: tuple[int, ...]  # voxels along depth, height, width
+    values: tuple[float, ...]  # of the label, in order
+    lesions: tuple[Lesion, ...]  # the largest first
+    intensities: np.ndarray  # (N,) float32, the image in the voxels of the lesions; empty unless asked for
 
     @property
     def volume(self) -> float:
@@ -93,8 +77,8 @@ def measure(
 
     Args:
         name: what to call it.
-        image: its scan.
-        label: its label.
+        image: its scan's file.
+        label: its label's file.
         lesion: the value of the lesion; a case without it is measured like any other.
         allowed: the values that the label may hold; any where None.
         intensities: whether to keep the image's values in the lesions.
@@ -103,8 +87,7 @@ def measure(
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a scan that cannot be read, is not 3D, constant, or holds NaN; a label on another grid or with a
-            value that is not allowed. The message begins with the case's name.
+        ValueError: as `CheckScand`, or a label with a value that is not allowed. It begins with the case's name.
     """
     load, check = LoadScand(["image", "label"]), CheckScand("image", label_key="label")
     try:
@@ -143,7 +126,7 @@ def _lesions(mask: np.ndarray, voxel: float, edges: np.ndarray, order: Sequence[
     whole = ndimage.find_objects(mask.astype(np.uint8))
     if not whole:
         return ()
-    parts, _ = ndimage.label(mask[whole[0]], structure=_DIAGONAL)
+    parts, _ = ndimage.label(mask[whole[0]], structure=np.ones((3, 3, 3)))
     volumes = np.bincount(parts.ravel())[1:] * voxel / 1000
     lesions = []
     for volume, box in zip(volumes.tolist(), ndimage.find_objects(parts), strict=True):
@@ -154,19 +137,13 @@ def _lesions(mask: np.ndarray, voxel: float, edges: np.ndarray, order: Sequence[
 
 
 def measure_all(tasks: Sequence[Callable[[], Case]], *, workers: int = 2, title: str = "cases") -> list[Case]:
-    """Measures many cases, several at a time, with a progress bar.
-
-    Args:
-        tasks: each measures one case.
-        workers: how many at a time; each holds a scan and its label in memory.
-        title: of the progress bar.
+    """Measures many cases, some at a time (each holds a scan and its label in memory), with a progress bar.
 
     Raises:
         ValueError: cases that cannot be used: names up to five of them and what is wrong with each.
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}, expected at least 1")
-
     cases: list[Case] = []
     problems: list[str] = []
     executor = ThreadPoolExecutor(workers)
@@ -197,9 +174,8 @@ def fingerprint(
 ) -> dict[str, Any]:
     """Intensities, spacing, size and lesions of the cases of a data list.
 
-    The window of intensities lies between the percentiles 0.5 and 99.5 of all voxels of all lesions. Mean and standard
-    deviation are those of the same voxels, before anything is clipped. Take the training section, so that nothing of
-    the test cases goes into the training.
+    The window of intensities lies between the percentiles 0.5 and 99.5 of all voxels of all lesions; mean and standard
+    deviation are theirs too, not clipped. Take the training section: nothing of the test cases goes into the training.
 
     Args:
         datalist: the JSON file, as `adapters.transforms.load_datalist` reads it.
@@ -213,9 +189,8 @@ def fingerprint(
     Returns:
         What `fingerprint.json` holds. ``section``, ``label``, ``cases`` (their number), ``without_lesion`` (names),
         ``axes`` (how many cases are stored how). ``intensity``: low, high, mean, std, median, minimum, maximum, and
-        voxels, their number. Each with minimum, median and maximum: ``spacing`` (mm) and ``size`` (voxels) along depth,
-        height, width, ``lesions`` (a case) and ``lesion_volume`` (ml). ``lesion_extent`` (mm along depth, height,
-        width) has the 95th percentile too.
+        voxels, their number. With minimum, median and maximum: ``spacing`` (mm) and ``size`` (voxels) along depth,
+        height, width, ``lesions`` (a case), ``lesion_volume`` (ml). ``lesion_extent`` (mm) has the 95th percentile too.
 
     Raises:
         FileNotFoundError: the list or a file is missing.
@@ -227,12 +202,11 @@ def fingerprint(
     if named is not None and not isinstance(named, int):
         raise ValueError(f"the lesion of {str(path)!r} is {named!r}, expected a value of the labels such as 1")
     lesion = 1 if named is None else named
-    names = [entry_name(entry) for entry in entries]
-
-    def task(name: str, entry: dict[str, Any]) -> Callable[[], Case]:
-        return lambda: measure(name, entry["image"], entry["label"], lesion, intensities=True, scaled=scaled)
-
-    cases = measure_all([task(*both) for both in zip(names, entries, strict=True)], workers=workers, title=section)
+    tasks = [
+        partial(measure, entry_name(entry), entry["image"], entry["label"], lesion, intensities=True, scaled=scaled)
+        for entry in entries
+    ]
+    cases = measure_all(tasks, workers=workers, title=section)
     values = values_of(cases)
     if named is None and set(values) - {0.0, 1.0}:
         raise ValueError(f"the labels of {str(path)!r} hold {in_words(values)}: say which is the lesion (--label)")
@@ -282,49 +256,40 @@ def summary(cases: Sequence[Case]) -> dict[str, Any]:
 def _spread(values: Sequence[Any]) -> dict[str, Any]:
     """Minimum, median and maximum of numbers, or of triples axis by axis."""
     array = np.asarray(values, dtype=np.float64)
-    return {
-        name: function(array, axis=0).tolist()
-        for name, function in (("minimum", np.min), ("median", np.median), ("maximum", np.max))
-    }
+    spread = {"minimum": array.min(axis=0), "median": np.median(array, axis=0), "maximum": array.max(axis=0)}
+    return {name: numbers.tolist() for name, numbers in spread.items()}
 
 
 def table(columns: dict[str, dict[str, Any]]) -> str:
-    """A Markdown table of summaries.
-
-    Args:
-        columns: what `summary` returned, by the column's title.
-    """
-    rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
-        ("cases", lambda column: str(column["cases"])),
-        ("without a lesion", lambda column: str(len(column["without_lesion"]))),
-        ("stored axes point to", lambda column: ", ".join(f"{axes} ({n})" for axes, n in column["axes"].items())),
-        (f"spacing, mm ({AXES})", lambda column: _range(column.get("spacing"), "{:.2f}")),
-        (f"size, voxels ({AXES})", lambda column: _range(column.get("size"), "{:.0f}")),
-        ("lesions in a case", lambda column: _range(column.get("lesions"), "{:g}")),
-        ("volume of a lesion, ml", lambda column: _range(column.get("lesion_volume"), "{:.2f}")),
-        (f"extent of a lesion, mm ({AXES})", lambda column: _range(column.get("lesion_extent"), "{:.0f}")),
+    """A Markdown table of what `summary` returned, by the column's title."""
+    spreads = {
+        f"spacing, mm ({AXES})": ("spacing", "{:.2f}"),
+        f"size, voxels ({AXES})": ("size", "{:.0f}"),
+        "lesions in a case": ("lesions", "{:g}"),
+        "volume of a lesion, ml": ("lesion_volume", "{:.2f}"),
+        f"extent of a lesion, mm ({AXES})": ("lesion_extent", "{:.0f}"),
+    }
+    cases = columns.values()
+    lines = [
+        ["median (minimum to maximum)", *columns],
+        ["---"] * (len(columns) + 1),
+        ["cases", *(str(column["cases"]) for column in cases)],
+        ["without a lesion", *(str(len(column["without_lesion"])) for column in cases)],
+        ["stored axes point to", *(", ".join(f"{axes} ({n})" for axes, n in c["axes"].items()) for c in cases)],
+        *([title, *(_range(column.get(key), form) for column in cases)] for title, (key, form) in spreads.items()),
     ]
-    lines = [["median (minimum to maximum)", *columns], ["---"] * (len(columns) + 1)]
-    lines += [[title, *(text(column) for column in columns.values())] for title, text in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _range(spread: dict[str, Any] | None, form: str) -> str:
     if spread is None:
         return "-"
-    low, middle, high = (
-        " x ".join(form.format(number) for number in np.atleast_1d(spread[name]))
-        for name in ("minimum", "median", "maximum")
-    )
-    return f"{middle} ({low} to {high})"
+    texts = {name: " x ".join(map(form.format, np.atleast_1d(numbers))) for name, numbers in spread.items()}
+    return "{median} ({minimum} to {maximum})".format(**texts)
 
 
 def write_fingerprint(result: dict[str, Any], output: str | PathLike) -> str:
-    """Writes what `fingerprint` returned as JSON.
-
-    Args:
-        result: the fingerprint.
-        output: the file; its folder is made if it is not there.
+    """Writes what `fingerprint` returned as JSON into a file, whose folder is made if it is not there.
 
     Returns:
         The table to print, with the intensities below it.
@@ -333,15 +298,8 @@ def write_fingerprint(result: dict[str, Any], output: str | PathLike) -> str:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(result, indent=4) + "\n")
     voxels = result["intensity"]
-    return "\n".join(
-        [
-            table({result["section"]: result}),
-            "",
-            (
-                f"lesions, label {result['label']}, {voxels['voxels']} voxels: percentiles {LOW} and {HIGH} are "
-                f"{voxels['low']:g} and {voxels['high']:g}, mean {voxels['mean']:.6g}, standard deviation "
-                f"{voxels['std']:.6g}"
-            ),
-            f"wrote {file}",
-        ]
+    intensities = (
+        f"lesions, label {result['label']}, {voxels['voxels']} voxels: percentiles {LOW} and {HIGH} are "
+        f"{voxels['low']:g} and {voxels['high']:g}, mean {voxels['mean']:.6g}, standard deviation {voxels['std']:.6g}"
     )
+    return "\n".join([table({result["section"]: result}), "", intensities, f"wrote {file}"])

@@ -64,14 +64,7 @@ class Ellipsoid:
         return float(4.0 / 3.0 * np.pi * np.prod(self.semi_axes))
 
     def contains(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which points lie inside.
-
-        Args:
-            points: (..., 3), world (mm, RAS+).
-
-        Returns:
-            (...), True inside or on the surface.
-        """
+        """Which points (..., 3), world (mm, RAS+), lie inside or on the surface: (...)."""
         own = (points - self.centre) @ self.rotation / self.semi_axes
         return np.asarray(np.einsum("...i,...i->...", own, own) <= 1.0)
 
@@ -83,9 +76,6 @@ def phantom_tumours(seed: int, extent: Sequence[float] | NDArray[np.float64], *,
         seed: The patient.
         extent: Field of view in mm along R-L, P-A and I-S (shape times spacing), centred on the world's origin.
         tumours: How many, 1 to 4: one in each quarter of the torso.
-
-    Returns:
-        The ellipsoids, world (mm, RAS+).
 
     Raises:
         ValueError: If `tumours` is not 1 to 4.
@@ -132,13 +122,11 @@ def _anatomy(extent: NDArray[np.float64], rng: np.random.Generator) -> list[tupl
         ("kidney", (-0.16, -0.14, -0.31), (0.06, 0.06, 0.1)),
         ("bone", (0.0, -0.2, 0.0), (0.06, 0.07, endless)),
     ]
-    organs = []
-    for tissue, place, half in plan:
-        # patients differ by a few percent; +x is right here and left in RAS+
-        jitter = rng.uniform(0.95, 1.05, 3)
-        centre = np.array(place) * extent * (-1, 1, 1)
-        organs.append((tissue, Ellipsoid(centre, np.array(half) * extent * jitter, np.eye(3))))
-    return organs
+    mirrored = extent * (-1, 1, 1)  # +x is right here and left in RAS+
+    return [  # patients differ by a few percent
+        (tissue, Ellipsoid(np.array(place) * mirrored, np.array(half) * extent * rng.uniform(0.95, 1.05, 3), np.eye(3)))
+        for tissue, place, half in plan
+    ]
 
 
 def phantom(
@@ -202,14 +190,8 @@ def write_phantoms(
 ) -> list[dict[str, str]]:
     """Writes phantoms as ``images/`` and ``labels/phantom_NNN.nii.gz``, each file whole or not at all.
 
-    Args:
-        folder: Where to; made if it is not there.
-        cases: How many; case n has the seed ``seed + n``, and its name says it.
-        seed: The first case's seed.
-        shape: Voxels along each axis of the arrays.
-        spacing: Millimetres along each axis of the arrays.
-        orientation: Where each axis of the arrays points.
-        tumours: How many in each case.
+    Case n has the seed ``seed + n``, and its name says it; the other options are those of `phantom`. The folder is made
+    if it is not there.
 
     Returns:
         A data list: the paths under "image" and "label" of each case.

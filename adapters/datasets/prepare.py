@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial as bound
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from adapters.datasets.archives import contents, is_archive, target, unpack
 from adapters.datasets.fingerprint import Case, measure, measure_all, summary, table, values_of
 from adapters.datasets.releases import RELEASES, Release, get_release
 from adapters.fetching import WebFile, fetch
-from adapters.files import write_whole
+from adapters.files import as_csv, write_whole
 from adapters.transforms.loading import in_words
 
 logger = logging.getLogger(__name__)
@@ -27,6 +26,7 @@ DATALIST = "datalist.json"
 _MOST_NAMES = 10
 _OTHER_NAMES = {"Liver": "lits"}  # what dataset.json may call a task beside its organ
 _KINDS = ("image", "label")
+_AXES = {"I": "depth", "S": "depth", "A": "height", "P": "height", "L": "width", "R": "width"}
 Files = Mapping[str, Path]  # where a case's "image" and "label" lie, as far as they are there
 
 
@@ -77,7 +77,8 @@ def prepare(
     folds, missing = _complete(release, case_files, places, partial=partial)
 
     used = sorted({case for sections in folds for section in sections.values() for case in section})
-    tasks = [_task(release, case, case_files[case]) for case in used]
+    check = bound(measure, lesion=release.lesion, allowed=release.labels.keys())
+    tasks = [bound(check, case, case_files[case]["image"], case_files[case]["label"]) for case in used]
     cases = dict(zip(used, measure_all(tasks, workers=workers, title=dataset), strict=True))
     if not any(case.lesions for case in cases.values()):
         raise ValueError(
@@ -85,16 +86,23 @@ def prepare(
             f"{in_words(values_of([*cases.values()]))}; expected the labels of {release.title} as distributed"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for number, sections in enumerate(folds):
-        if len(folds) > 1:
-            _write_datalist(release, number, sections, case_files, folder, f"datalist_fold{number}.json")
-    _write_datalist(release, fold, folds[fold], case_files, folder, DATALIST)
-    _write_cases(folds[fold], cases, case_files, folder)
-    return _report(release, fold, folds[fold], cases, sorted(case_files.keys() - set(release.cases)), missing, folder)
-
-
-def _task(release: Release, case: str, files: Files) -> Callable[[], Case]:
-    return lambda: measure(case, files["image"], files["label"], release.lesion, allowed=release.labels.keys())
+    # a file's path starts from the list's folder if it lies below it, or else from the root
+    base = folder.absolute()
+    entries: dict[str, dict[str, str]] = {}
+    for case in used:
+        files = {kind: case_files[case][kind].absolute() for kind in _KINDS}
+        paths = {kind: file.relative_to(base) if file.is_relative_to(base) else file for kind, file in files.items()}
+        entries[case] = {"case": case} | {kind: path.as_posix() for kind, path in paths.items()}
+    names = {number: f"datalist_fold{number}.json" for number in range(len(folds))} if len(folds) > 1 else {}
+    for number, name in [*names.items(), (fold, DATALIST)]:
+        write_whole(folder / name, _datalist(release, number, folds[number], entries))
+    sections = folds[fold]
+    rows = [
+        _case_row(cases[case], section, entries[case]["image"]) for section in sections for case in sections[section]
+    ]
+    write_whole(folder / "cases.csv", as_csv(rows))
+    report = _report(release, sections, cases, case_files.keys() - set(release.cases), missing)
+    return "\n".join([f"{release.title}: {len(cases)} cases, fold {fold}", "", *report, f"wrote {folder / DATALIST}"])
 
 
 def _download(release: Release, folder: Path) -> Path:
@@ -120,16 +128,13 @@ def _look(release: Release, source: Path, output: Path) -> tuple[Mapping[str, Fi
     """The release's cases in an archive or folder, and the folders that they were looked for in."""
     if not source.exists():
         raise FileNotFoundError(f"there is no file or folder {str(source)!r}; check --source")
-    if source.is_file():
-        if not is_archive(source):
-            raise ValueError(f"{str(source)!r} is no archive (zip, tar) and no folder; give the one or the other")
-        places = _unpack(release, source, [source], output)
-    else:
-        places = [source]
+    if source.is_file() and not is_archive(source):
+        raise ValueError(f"{str(source)!r} is no archive (zip, tar) and no folder; give the one or the other")
+    places = [source]
     paths = _files(places)
     case_files = _cases(release, paths)
-    packed = [path for path in paths if path.parent == source.absolute() and is_archive(path)]
-    if not case_files and packed:
+    packed = [source] if source.is_file() else [p for p in paths if p.parent == source.absolute() and is_archive(p)]
+    if packed and not case_files:
         places = _unpack(release, source, packed, output)
         paths = _files(places)
         case_files = _cases(release, paths)
@@ -142,10 +147,8 @@ def _unpack(release: Release, source: Path, archives: Sequence[Path], output: Pa
     """Unpacks those archives that hold cases of the release; looked into before, so that no other one takes room."""
     places, others = [], []
     for archive in archives:
-        # the archive's own folder counts too: the archive may hold what should be in a folder of its name
-        held = (
-            [] if target(archive, output).exists() else [target(archive, output) / name for name in contents(archive)]
-        )
+        own = target(archive, output)  # counts too: the archive may hold what should be in a folder of its name
+        held = [] if own.exists() else [own / name for name in contents(archive)]
         if held and not any(release.find(path.as_posix()) for path in held):
             logger.info("%s holds nothing of %s and stays packed", archive.name, release.name)
             others += held
@@ -167,20 +170,16 @@ def _files(places: Sequence[Path]) -> list[Path]:
 
 
 def _cases(release: Release, paths: Sequence[Path]) -> Mapping[str, Files]:
-    """The files of each case.
-
-    Raises:
-        ValueError: a case that is there twice.
-    """
+    """The files of each case; refuses a case that is there twice."""
     kinds: dict[str, dict[str, Path]] = {}
     for path in paths:
-        match = release.find(path.as_posix())
-        if match is None:
-            continue
-        kind, case = match
-        first = kinds.setdefault(case, {}).setdefault(kind, path)
-        if first != path:
-            raise ValueError(f"the {kind} of {case} is there twice, {str(first)!r} and {str(path)!r}; move one away")
+        if match := release.find(path.as_posix()):
+            kind, case = match
+            first = kinds.setdefault(case, {}).setdefault(kind, path)
+            if first != path:
+                raise ValueError(
+                    f"the {kind} of {case} is there twice, {str(first)!r} and {str(path)!r}; move one away"
+                )
     return kinds
 
 
@@ -237,7 +236,7 @@ def _complete(
     """The folds with the cases that are there, and the cases that are not."""
     whole = {case for case, files in case_files.items() if len(files) == len(_KINDS)}
     missing = [case for case in release.cases if case not in whole]
-    if missing and not (partial and len(missing) < len(release.cases)):
+    if len(missing) == len(release.cases) or (missing and not partial):
         lacking = {"nothing of": [case for case in missing if case not in case_files]}
         for kind in _KINDS:
             lacking[f"no {kind} of"] = [c for c in missing if c in case_files and kind not in case_files[c]]
@@ -259,24 +258,9 @@ def _names(cases: Sequence[str]) -> str:
     return ", ".join(cases[:_MOST_NAMES]) + more
 
 
-def _path(file: Path, folder: Path) -> str:
-    """A file's path as the data list has it: from the list's folder if it lies below it, or else from the root."""
-    absolute, base = file.absolute(), folder.absolute()
-    return (absolute.relative_to(base) if absolute.is_relative_to(base) else absolute).as_posix()
-
-
-def _write_datalist(
-    release: Release,
-    fold: int,
-    sections: Mapping[str, Sequence[str]],
-    case_files: Mapping[str, Files],
-    folder: Path,
-    name: str,
-) -> None:
-    entries = {
-        section: [{"case": case, **{kind: _path(case_files[case][kind], folder) for kind in _KINDS}} for case in cases]
-        for section, cases in sections.items()
-    }
+def _datalist(
+    release: Release, fold: int, sections: Mapping[str, Sequence[str]], entries: Mapping[str, Mapping[str, str]]
+) -> str:
     content = {
         "name": release.name,
         "description": f"{release.title}, {'published ' if release.constants else ''}fold {fold}",
@@ -287,50 +271,40 @@ def _write_datalist(
         "labels": {str(value): meaning for value, meaning in release.labels.items()},
         "lesion": release.lesion,
         "fold": fold,
-        "numTraining": len(entries["training"]),
-        "numValidation": len(entries["validation"]),
-        "numTest": len(entries["test"]),
-        **entries,
+        **{f"num{section.capitalize()}": len(cases) for section, cases in sections.items()},
+        **{section: [entries[case] for case in cases] for section, cases in sections.items()},
     }
-    write_whole(folder / name, json.dumps(content, indent=4) + "\n")
+    return json.dumps(content, indent=4) + "\n"
 
 
-def _write_cases(
-    sections: Mapping[str, Sequence[str]], cases: Mapping[str, Case], case_files: Mapping[str, Files], folder: Path
-) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "section", "axes", "shape", "spacing_mm_dhw", "lesions", "lesion_ml", "image"])
-    for section, names in sections.items():
-        for name in names:
-            case = cases[name]
-            shape, spacing = "x".join(map(str, case.shape)), "x".join(f"{edge:.4g}" for edge in case.spacing)
-            volume = f"{case.volume:.3f}"
-            image = _path(case_files[name]["image"], folder)
-            writer.writerow([name, section, case.axes, shape, spacing, len(case.lesions), volume, image])
-    write_whole(folder / "cases.csv", text.getvalue())
-
-
-def _stored(case: Case) -> str:
-    """What the stored axes of a case are, in the words of `Release.stored_axes`."""
-    words = {"I": "depth", "S": "depth", "A": "height", "P": "height", "L": "width", "R": "width"}
-    return ", ".join(words[axis] for axis in case.axes)
+def _case_row(case: Case, section: str, image: str) -> dict[str, Any]:
+    """What cases.csv holds of a case."""
+    return {
+        "case": case.name,
+        "section": section,
+        "axes": case.axes,
+        "shape": "x".join(map(str, case.shape)),
+        "spacing_mm_dhw": "x".join(f"{edge:.4g}" for edge in case.spacing),
+        "lesions": len(case.lesions),
+        "lesion_ml": f"{case.volume:.3f}",
+        "image": image,
+    }
 
 
 def _report(
     release: Release,
-    fold: int,
     sections: Mapping[str, Sequence[str]],
     cases: Mapping[str, Case],
-    others: Sequence[str],
+    others: Collection[str],
     missing: Sequence[str],
-    folder: Path,
-) -> str:
+) -> list[str]:
+    """A table of what the cases of each section are like, and what is remarkable about them."""
     columns = {section: summary([cases[name] for name in names]) for section, names in sections.items() if names}
-    lines = [f"{release.title}: {len(cases)} cases, fold {fold}", "", table(columns), ""]
+    stored = {name: ", ".join(_AXES[axis] for axis in case.axes) for name, case in cases.items()}
+    lines = [table(columns), ""]
     if empty := [name for column in columns.values() for name in column["without_lesion"]]:
         lines.append(f"without a voxel of value {release.lesion} ({release.labels[release.lesion]}): {_names(empty)}")
-    if turned := [name for name, case in cases.items() if _stored(case) != release.stored_axes]:
+    if turned := [name for name in cases if stored[name] != release.stored_axes]:
         lines.append(
             f"axes not stored as distributed ({release.stored_axes}), which changes nothing here: {_names(turned)}"
         )
@@ -339,11 +313,11 @@ def _report(
             f"spacing of exactly 1 x 1 x 1 mm, which no scanner gives, so mm and ml may be wrong: {_names(unknown)}"
             + (f"; {release.spacing_note}" if release.spacing_note else "")
         )
-    if others:
+    if others := sorted(others):
         lines.append(f"in no published fold, left out: {_names(others)}")
     if missing:
         lines.append(
             f"missing, left out: {len(missing)} of {len(release.cases)} cases ({_names(missing)}); "
             "figures from these folds cannot be compared with the published ones"
         )
-    return "\n".join([*lines, f"wrote {folder / DATALIST}"])
+    return lines

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from types import MappingProxyType
+from typing import Any
 
 SECTIONS = MappingProxyType({"train": "training", "val": "validation", "test": "test"})
 """What the published folds call their parts, and what a data list calls them."""
@@ -94,14 +95,7 @@ class Release:
         )
 
     def fold(self, number: int) -> dict[str, list[str]]:
-        """One published fold.
-
-        Args:
-            number: 0 is the one that the published tables use.
-
-        Raises:
-            ValueError: if there is no such fold.
-        """
+        """One published fold; the published tables use 0. Raises a ValueError if there is no such fold."""
         if not 0 <= number < len(self.folds):
             known = f"the folds 0 to {len(self.folds) - 1}" if len(self.folds) > 1 else "one fold, 0"
             raise ValueError(f"there is no fold {number} of {self.name}, which has {known}")
@@ -113,14 +107,7 @@ class Release:
         return sorted({case for fold in self.folds for section in fold.values() for case in section}, key=_natural)
 
     def find(self, path: str) -> tuple[str, str] | None:
-        """What a file of the release is.
-
-        Args:
-            path: its path, with "/" between folders.
-
-        Returns:
-            ("image" or "label", the case's identifier), or None if it is neither.
-        """
+        """("image" or "label", the case's identifier) for a path with "/" between folders; None if it is neither."""
         for kind, pattern in (("image", self.image), ("label", self.label)):
             if match := re.search(pattern, path):
                 return kind, self.identifier.format(match[1])
@@ -129,49 +116,39 @@ class Release:
 
 def _natural(case: str) -> tuple[str, int, str]:
     """Sorts volume-9 before volume-10."""
-    match = re.fullmatch(r"(.*?)(\d*)", case)
-    name, number = match.groups() if match else (case, "")
-    return name, int(number or 0), case
+    name = case.rstrip("0123456789")
+    return name, int(case.removeprefix(name) or 0), case
 
 
-def _decathlon(
-    name: str,
-    task: str,
-    title: str,
-    labels: Mapping[int, str],
-    constants: Constants,
-    *,
-    lesion: int,
-    splits: str = "",
-    renamed: tuple[str, str] = ("", ""),
-) -> Release:
-    """A task of the Medical Segmentation Decathlon: ``imagesTr`` and ``labelsTr``, with the case's name on both."""
-    case = task.split("_")[1].lower()
-    names = rf"({case}_\d+){_NIFTI}"
-    return Release(
-        name=name,
+def _paired(images: str, labels: str, case: str, /, **about: Any) -> Release:
+    """A release with a folder of images and one of labels; the case's name, which begins as told, is on both files."""
+    names = rf"({case}\d+){_NIFTI}"
+    return Release(image=rf"/{images}/{names}", label=rf"/{labels}/{names}", **about)
+
+
+def _decathlon(task: str, title: str, **about: Any) -> Release:
+    """A task of the Medical Segmentation Decathlon."""
+    case = f"{task.split('_')[1].lower()}_"
+    return _paired(
+        "imagesTr",
+        "labelsTr",
+        case,
         title=f"Medical Segmentation Decathlon, {title}",
-        image=rf"/imagesTr/{names}",
-        label=rf"/labelsTr/{names}",
-        layout=f"{task}/imagesTr/{case}_*.nii.gz and {task}/labelsTr/{case}_*.nii.gz",
-        labels=labels,
-        lesion=lesion,
-        splits=splits or name,
+        layout=f"{task}/imagesTr/{case}*.nii.gz and {task}/labelsTr/{case}*.nii.gz",
         licence="CC BY-SA 4.0",
         reference="http://medicaldecathlon.com",
-        renamed=renamed,
         task=task,
-        constants=constants,
+        **about,
     )
 
 
 def _sarcoma(name: str, title: str, folder: str, modality: str) -> Release:
-    names = rf"(STS_\d+){_NIFTI}"
-    return Release(
+    return _paired(
+        f"{folder}/images",
+        f"{folder}/labels",
+        "STS_",
         name=name,
         title=title,
-        image=rf"/{folder}/images/{names}",
-        label=rf"/{folder}/labels/{names}",
         layout=f"{folder}/images/STS_*.nii.gz and {folder}/labels/STS_*.nii.gz",
         labels={0: "background", 1: "tumour"},
         lesion=1,
@@ -202,12 +179,13 @@ _ALL = (
         note="the images are fetched by the release's own get_imaging; KiTS19 and KiTS23 name their labels otherwise",
     ),
     _decathlon(
-        "msd_pancreas",
         "Task07_Pancreas",
         "Task07 (pancreas tumours)",
-        {0: "background", 1: "pancreas", 2: "tumour"},
-        Constants(-39, 204, 68.45214, 63.422806),
+        name="msd_pancreas",
+        labels={0: "background", 1: "pancreas", 2: "tumour"},
         lesion=2,
+        splits="msd_pancreas",
+        constants=Constants(-39, 204, 68.45214, 63.422806),
     ),
     Release(
         name="lits17",
@@ -226,22 +204,23 @@ _ALL = (
         spacing_note="reported of volume-28 to volume-48; msd_liver holds the same scans with corrected spacings",
     ),
     _decathlon(
-        "msd_liver",
         "Task03_Liver",
         "Task03 (liver tumours)",
-        _LIVER_LABELS,
-        _LIVER,
+        name="msd_liver",
+        labels=_LIVER_LABELS,
         lesion=2,
         splits="lits17",
+        constants=_LIVER,
         renamed=("volume-", "liver_"),
     ),
     _decathlon(
-        "msd_colon",
         "Task10_Colon",
         "Task10 (colon cancer)",
-        {0: "background", 1: "tumour"},
-        Constants(-57, 175, 65.175035, 32.651197),
+        name="msd_colon",
+        labels={0: "background", 1: "tumour"},
         lesion=1,
+        splits="msd_colon",
+        constants=Constants(-57, 175, 65.175035, 32.651197),
     ),
     _sarcoma("soft_tissue_sarcoma", "Soft-tissue sarcomas, CT", "ct", "CT"),
     _sarcoma("soft_tissue_sarcoma_mr", "Soft-tissue sarcomas, T1 MR", "mr_t1", "MR"),
@@ -252,11 +231,7 @@ RELEASES: Mapping[str, Release] = MappingProxyType({release.name: release for re
 
 
 def get_release(name: str) -> Release:
-    """The release of a name.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """The release of a name; raises a ValueError if there is none."""
     if name not in RELEASES:
         raise ValueError(f"there is no data set {name!r}, expected one of {', '.join(RELEASES)}")
     return RELEASES[name]

@@ -15,8 +15,6 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 
-__all__ = ["Progress", "StopEarly"]
-
 logger = logging.getLogger(__name__)
 
 
@@ -48,7 +46,9 @@ class Progress:
         epoch, last = engine.state.epoch, engine.state.max_epochs or engine.state.epoch
         pace = (time.monotonic() - self._started) / (epoch - self._first)
         mean = math.fsum(self._losses) / max(1, len(self._losses))
-        logger.info("epoch %d of %d: loss %.4f, %s left", epoch, last, mean, _duration(pace * (last - epoch)))
+        hours, minutes = divmod(round(pace * (last - epoch) / 60), 60)
+        left = f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
+        logger.info("epoch %d of %d: loss %.4f, %s left", epoch, last, mean, left)
 
 
 class StopEarly:
@@ -80,8 +80,3 @@ class StopEarly:
         if self.patience is not None and best > 0 and engine.state.epoch - best >= self.patience:
             logger.info("no improvement since epoch %d: training ends at epoch %d", best, engine.state.epoch)
             engine.terminate()
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

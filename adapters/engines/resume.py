@@ -1,7 +1,7 @@
 """A training that can be killed at any moment and goes on as if nothing had happened.
 
-In place of Ignite's `Checkpoint` with `DiskSaver`: under one name that removes the last state before it writes the next
-one, and takes no older one where that cannot be read. It does not restore the best epoch, and seeds nothing.
+In place of Ignite's `Checkpoint` with `DiskSaver`, which removes the last state before it writes the next one. It takes
+no older state where that cannot be read, does not restore the best epoch, and seeds nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from monai.engines import Evaluator
 
-__all__ = ["Resume"]
-
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1
@@ -31,17 +29,16 @@ class Resume:
     """Keeps the best weights and the state of the run, and goes on from that state when the run is started again.
 
     After each epoch (and its validation) the weights are written to ``best_file`` if they are the best so far, and
-    everything that the next epoch depends on to ``last_file``. Each file is written whole or not at all, and the state
-    before the last one is kept beside it, for the case that the last one cannot be read. When a training starts and
-    the folder holds the state of an unfinished run, it goes on with the next epoch; a run that has finished, or has
-    come further than this one is to go, is not gone on with but starts anew.
+    everything that the next epoch depends on to ``last_file``. Each file is written whole or not at all. The state
+    before the last one is kept beside it, and taken where the last one cannot be read. A training goes on after the
+    last epoch of an unfinished run in the folder. It starts anew if that run has finished, or is a longer one.
 
     Chance is not stored: at the start of each epoch all generators are seeded from ``seed``, the epoch and the number
-    of the process. So a run that was interrupted ends with the numbers of an unbroken one, on the same hardware and
-    software: to the bit on a CPU, while a GPU may add up in another order.
+    of the process. So an interrupted run ends with the numbers of an unbroken one on the same hardware and software.
+    On a CPU they are equal to the bit; a GPU may add up in another order.
 
     Put it behind the handlers that validate and that set the learning rate. In a distributed training every process
-    has it and reads the state, and the first one writes.
+    reads the state, and the first one writes it.
 
     Args:
         folder: where the files are; made if it is not there.
@@ -102,11 +99,9 @@ class Resume:
         state = self._read() if self.resume else None
         if state is None:
             return
-        if state["finished"]:
-            logger.info("%s is of a run that has finished: this one starts anew", self.last_path)
-            return
-        if state["epoch"] >= engine.state.max_epochs:
-            logger.info("%s is of a longer run, after epoch %d: this one starts anew", self.last_path, state["epoch"])
+        if state["finished"] or state["epoch"] >= engine.state.max_epochs:
+            run = "run that has finished" if state["finished"] else f"longer run, after epoch {state['epoch']}"
+            logger.info("%s is of a %s: this one starts anew", self.last_path, run)
             return
         try:
             for name, part in self.parts.items():
@@ -194,6 +189,5 @@ def _write(state: Any, path: Path, *, keep: Path | None = None) -> None:
         if keep is not None and path.exists():
             path.replace(keep)
         part.replace(path)
-    except BaseException:
+    finally:
         part.unlink(missing_ok=True)
-        raise

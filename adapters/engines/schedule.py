@@ -16,8 +16,6 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from monai.handlers import ValidationHandler
 
-__all__ = ["LinearDecay", "ValidationWithEnd"]
-
 logger = logging.getLogger(__name__)
 
 _LOWEST = 0.01  # of the rate, at the start of the warm-up: even the first step of a short run moves
@@ -26,9 +24,8 @@ _LOWEST = 0.01  # of the rate, at the start of the warm-up: even the first step 
 class LinearDecay:
     """Linear decay of the learning rate over a run, which ends after its epochs or after its minutes.
 
-    The published training decays linearly to 1 % over 500 epochs. Where networks of different speed are compared
-    at equal training time, the run ends after a number of minutes, and the decay follows the clock. Time spent
-    in validation counts.
+    The published training decays linearly to 1 % over 500 epochs. A run of some minutes compares networks of different
+    speed at equal training time: the decay follows the clock, and time spent in validation counts.
 
     Args:
         optimizer: all of its parameter groups are scaled alike.
@@ -107,8 +104,7 @@ class LinearDecay:
 class ValidationWithEnd(ValidationHandler):
     """MONAI's `ValidationHandler`, and one more validation when the run ends between two of them.
 
-    A run that ends after its minutes ends at any epoch; its last weights are validated too, so that they can become
-    the best ones.
+    So the last weights of a run that ends after its minutes can become the best ones.
 
     Args:
         interval: epochs between two validations.

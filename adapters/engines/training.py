@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from ignite.engine import Engine
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 from scipy import ndimage
@@ -28,15 +27,13 @@ from adapters.prompts import (
     stray_clicks,
 )
 
-__all__ = ["ClipGradientsByPart", "InteractiveUpdate", "PublishedClicks"]
-
 
 class PublishedClicks:
     """`prepare_batch` with the clicks of the published training and validation.
 
-    Draws ``lesion`` clicks from the lesion (with replacement; none if the crop has no lesion) and ``stray`` clicks
-    from anywhere in the crop. All are given as on the lesion, as the published network knows no labels (3DSAM-adapter,
-    section 4.1: 10 and 20 in training, 10 and 0 in validation).
+    Draws ``lesion`` clicks from the lesion (with replacement; none if the crop has no lesion) and ``stray`` clicks from
+    anywhere in the crop. All are given as on the lesion, as the published network knows no labels. 3DSAM-adapter,
+    section 4.1, has 10 and 20 in training, 10 and 0 in validation.
 
     Args:
         lesion: clicks on the lesion.
@@ -81,11 +78,9 @@ class InteractiveUpdate:
     """`iteration_update` that trains one network for automatic mode, the first click and corrections.
 
     The image is encoded once. Then several rounds are decoded, each with more clicks than the one before and with its
-    log-odds, as a user does it; the loss is the mean over the rounds. The first round has no clicks, one, or
-    several random ones on the lesion; each later one adds clicks where the last prediction was wrong, on or off
-    the lesion (iterative clicks as in Medical SAM Adapter, arXiv 2304.12620).
-
-    It fires MONAI's `IterationEvents` as `SupervisedTrainer`'s own iteration does, once for a step.
+    logits; the loss is the mean over the rounds. The first round has no clicks, one, or several random ones on the
+    lesion. Each later one adds clicks where the last prediction was wrong, on or off the lesion (iterative clicks as in
+    Medical SAM Adapter, arXiv 2304.12620). MONAI's `IterationEvents` are fired once for a step.
 
     Args:
         rounds: rounds of a step.
@@ -96,12 +91,10 @@ class InteractiveUpdate:
         max_added: most clicks that one later round adds.
         jitter: how far from the deepest voxel of an error its click may fall, see `adapters.prompts.next_click`.
         keep_mask: share of the later rounds that see the logits of the round before.
-        automatic_first: whether every step decodes a round without clicks before these. Corrections of a mask that
-            stands ask little of the encoder; this round makes it learn what a lesion looks like. Half of the
-            rounds after it see its logits.
+        automatic_first: whether every step decodes a round without clicks before these, so that the encoder learns what
+            a lesion looks like. Half of the rounds after it see its logits.
         deformed: share of the steps whose second round corrects the true mask, deformed, in place of the round before.
-            A network that knows its training cases well makes smaller errors there than it will later; this keeps
-            errors of all sizes before it.
+            It keeps errors of all sizes before a network that knows its training cases well.
         seed: where chance starts from.
 
     Raises:
@@ -144,11 +137,8 @@ class InteractiveUpdate:
 
     def _first(self, label: np.ndarray) -> Prompts:
         draw = self.rng.random()
-        if draw < self.automatic:
-            n = 0
-        elif draw < self.automatic + self.single:
-            n = 1
-        else:
+        n = 0 if draw < self.automatic else 1
+        if draw >= self.automatic + self.single:
             n = int(self.rng.integers(2, self.max_first + 1))
         return random_clicks(label, self.rng, n)
 
@@ -178,7 +168,7 @@ class InteractiveUpdate:
                 stands[item, 0] = torch.from_numpy(np.clip(self.rng.uniform(0.3, 2) * depth, -8, 8)).to(stands)
         return stands
 
-    def __call__(self, engine: Engine, batchdata: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, Any]:
         """Run one step.
 
         Args:
@@ -188,18 +178,18 @@ class InteractiveUpdate:
         Returns:
             ``image``, ``label``, ``pred`` (logits of the last round) and ``loss``, a number.
         """
-        image, label = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)[:2]  # type: ignore[attr-defined]
-        network = engine.network  # type: ignore[attr-defined]
+        image, label = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)[:2]
+        network = engine.network
         if isinstance(network, DistributedDataParallel):
             network = network.module  # it brings together the gradients of one call, and here are several
         network.train()
-        engine.optimizer.zero_grad()  # type: ignore[attr-defined]
+        engine.optimizer.zero_grad()
         output: dict[str, Any] = {CommonKeys.IMAGE: image, CommonKeys.LABEL: label}
-        engine.state.output = output  # type: ignore[assignment]  # what handlers of the events look at
-        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=engine.amp):  # type: ignore[attr-defined]
+        engine.state.output = output  # what handlers of the events look at
+        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=engine.amp):
             losses = []
             for logits in self._rounds(network, image, _numpy(label)):
-                losses.append(engine.loss_function(logits.float(), label))  # type: ignore[attr-defined]
+                losses.append(engine.loss_function(logits.float(), label))
                 output[CommonKeys.PRED] = logits.detach()
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)
             loss = torch.stack(losses).mean()
@@ -209,7 +199,7 @@ class InteractiveUpdate:
         if dist.is_available() and dist.is_initialized():
             _average_gradients(network)
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        engine.optimizer.step()  # type: ignore[attr-defined]
+        engine.optimizer.step()
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return output
 
@@ -262,10 +252,10 @@ class ClipGradientsByPart:
         max_norm: largest norm of each part's gradient.
     """
 
-    def __init__(self, network: torch.nn.Module, max_norm: float = 1.0) -> None:
+    def __init__(self, network: nn.Module, max_norm: float = 1.0) -> None:
         if max_norm <= 0:
             raise ValueError(f"max_norm={max_norm}: expected a positive number.")
-        self.parts: Sequence[torch.nn.Module] = list(network.children())
+        self.parts = list(network.children())
         self.max_norm = max_norm
 
     def __call__(self, *_: Any) -> None:
@@ -276,9 +266,7 @@ class ClipGradientsByPart:
                 torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
 
     @classmethod
-    def on(
-        cls, optimizer: torch.optim.Optimizer, network: torch.nn.Module, max_norm: float = 1.0
-    ) -> torch.optim.Optimizer:
+    def on(cls, optimizer: torch.optim.Optimizer, network: nn.Module, max_norm: float = 1.0) -> torch.optim.Optimizer:
         """Attach to an optimiser and hand it back, for configs."""
         optimizer.register_step_pre_hook(cls(network, max_norm))
         return optimizer

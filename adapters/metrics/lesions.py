@@ -10,7 +10,7 @@ from scipy.spatial import KDTree
 
 from adapters.prompts.voxels import voxels_under
 
-from .volume import _as_mask, _as_mm, _bounding_box, volume_scores
+from .volume import as_mask, as_masks, as_mm, volume_scores
 
 _TOUCHING = np.ones((3, 3, 3), dtype=bool)
 
@@ -21,9 +21,8 @@ class Lesions:
     Voxels that touch, be it at a corner, are of one lesion. Specks smaller than ``smallest_ml`` are no lesions of their
     own but part of the nearest one; if there is nothing else, the largest of them is the lesion.
 
-    Each voxel of a prediction counts for one lesion: the one that it lies on, or else the nearest (as the "CC-Metrics"
-    of Jaus et al., arXiv 2410.18684, do it). So a false alarm lowers the score of the lesion next to it, and a mask
-    that runs from one lesion into another is cut half way between them.
+    Each voxel of a prediction counts for the lesion that it lies on, or else for the nearest one (as in the
+    "CC-Metrics" of Jaus et al., arXiv 2410.18684). So a false alarm lowers the score of the lesion next to it.
 
     Args:
         label: (D, H, W) bool or integers, anything but 0 is lesion.
@@ -31,8 +30,7 @@ class Lesions:
         smallest_ml: millilitres; the default is a ball of 6 mm across.
 
     Raises:
-        ValueError: an array that is not a three-dimensional mask, a spacing that is not three positive numbers, a
-            ``smallest_ml`` below 0.
+        ValueError: no 3D mask, a spacing that is not three positive numbers, a ``smallest_ml`` below 0.
 
     Example:
         >>> label = np.zeros((8, 8, 20), dtype=bool)
@@ -42,12 +40,11 @@ class Lesions:
     """
 
     def __init__(self, label: np.ndarray, spacing: Sequence[float], *, smallest_ml: float = 0.1) -> None:
-        truth = _as_mask(label, "label")
-        self._mm = np.array(_as_mm(spacing))
+        self._truth = truth = as_mask(label, "label")
+        self._mm = np.array(as_mm(spacing))
         if not (np.isfinite(smallest_ml) and smallest_ml >= 0):
             raise ValueError(f"smallest_ml is {smallest_ml!r}, expected millilitres, at least 0")
         self.smallest_ml = float(smallest_ml)
-        self._shape = truth.shape
         self._start = np.zeros(3, dtype=int)
         self._numbers = np.zeros((0, 0, 0), dtype=int)
         self._voxels: list[np.ndarray] = []
@@ -55,7 +52,7 @@ class Lesions:
             self._number(truth)
 
     def _number(self, truth: np.ndarray) -> None:
-        box = _bounding_box(truth)
+        (box,) = ndimage.find_objects(truth.view(np.uint8))
         self._start = np.array([side.start for side in box])
         parts, number = ndimage.label(truth[box], structure=_TOUCHING)
         sizes = np.bincount(parts.ravel(), minlength=number + 1)[1:]
@@ -85,10 +82,7 @@ class Lesions:
         return [float(len(voxels) * self._mm.prod() / 1000) for voxels in self._voxels]
 
     def under(self, points: np.ndarray) -> np.ndarray:
-        """Which lesion points lie on.
-
-        Args:
-            points: (N, 3) voxels of the label, centres at integers.
+        """Which lesion points (N, 3) lie on, voxels of the label with centres at integers.
 
         Returns:
             (N,) 1 for the largest lesion, 2 for the next one, ...; 0 off all of them.
@@ -96,7 +90,7 @@ class Lesions:
         Raises:
             ValueError: a point outside the label's grid.
         """
-        places = voxels_under(points, self._shape) - self._start
+        places = voxels_under(points, self._truth.shape) - self._start
         inside = ((places >= 0) & (places < self._numbers.shape)).all(axis=1)
         numbers = np.zeros(len(places), dtype=int)
         numbers[inside] = self._numbers[tuple(places[inside].T)]
@@ -121,11 +115,7 @@ class Lesions:
         Raises:
             ValueError: as `volume_scores`.
         """
-        predicted = _as_mask(prediction, "prediction")
-        if predicted.shape != self._shape:
-            raise ValueError(
-                f"prediction has shape {predicted.shape} but label {self._shape}: bring both onto one grid"
-            )
+        predicted, _ = as_masks(prediction, self._truth)
         if not len(self):
             return []
         voxels = np.argwhere(predicted)
@@ -137,10 +127,8 @@ class Lesions:
             own = voxels[owners == number]
             both = np.concatenate([own, lesion])
             start = both.min(axis=0)
-            masks = []
-            for places in (own, lesion):
-                mask = np.zeros(both.max(axis=0) - start + 1, dtype=bool)
+            masks = np.zeros((2, *(both.max(axis=0) - start + 1)), dtype=bool)
+            for mask, places in zip(masks, (own, lesion), strict=True):
                 mask[tuple((places - start).T)] = True
-                masks.append(mask)
             scores.append(volume_scores(masks[0], masks[1], self._mm.tolist(), tolerance=tolerance))
         return scores

@@ -17,7 +17,7 @@ def area_under_clicks(scores: Sequence[float]) -> float:
         scores: (N,) after 1, 2, ... N clicks, N at least 1.
 
     Raises:
-        ValueError: no scores, or scores that are not a plain sequence of finite numbers.
+        ValueError: no scores, or others than finite numbers.
 
     Example:
         >>> area_under_clicks([0.0, 0.5, 1.0])
@@ -37,7 +37,7 @@ def clicks_needed(scores: Sequence[float], threshold: float = 0.8) -> int:
         threshold: the score to reach.
 
     Raises:
-        ValueError: no scores, or scores that are not a plain sequence of finite numbers.
+        ValueError: no scores, or others than finite numbers.
 
     Example:
         >>> clicks_needed([0.5, 0.8, 0.7]), clicks_needed([0.5, 0.6, 0.7])

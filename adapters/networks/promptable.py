@@ -48,8 +48,8 @@ class PromptableNetwork(KeepsArguments):
     ``load_state_dict``.
     """
 
-    family: ClassVar[str]
-    """Name in `adapters.networks.families.FAMILIES`."""
+    family: ClassVar[str] = "own"
+    """Name in `adapters.networks.families.FAMILIES`; "own" for networks that no table has."""
     parts: ClassVar[Mapping[str, type[nn.Module]]] = {}
     """Constructor arguments that are parts with arguments of their own, and the class of each."""
     trainables: ClassVar[tuple[str, ...]] = ("published", "all")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,9 +25,9 @@ COMPARED: Sequence[tuple[str, int]] = (
 def compare(runs: str | Mapping[str, str | Path], output: str | Path) -> Path:
     """Put the scores of several methods into one table and one plot, as a model card wants them.
 
-    Writes ``compare.md`` (two rows for each method, Dice and NSD; the columns are `COMPARED` and whatever else was
-    placed at once; a dash where a method was not scored), ``compare.png`` (Dice over clicks of all methods) and
-    ``compare_boxes.png`` (Dice of the cases).
+    ``compare.md`` has a row of Dice and one of NSD for each method, a dash where it was not scored. Its columns are
+    `COMPARED` and whatever else was placed at once. ``compare.png`` is Dice over clicks, ``compare_boxes.png`` the Dice
+    of the cases.
 
     Args:
         runs: the folder of each method's scores (`ScoreWriter`) by name, or
@@ -56,25 +57,18 @@ def compare(runs: str | Mapping[str, str | Path], output: str | Path) -> Path:
 
 
 def _given(runs: str | Mapping[str, str | Path]) -> dict[str, Path]:
-    if isinstance(runs, Mapping):
-        pairs = [(name, str(folder)) for name, folder in runs.items()]
-    else:
-        pairs = [(name.strip(), folder.strip()) for name, _, folder in (run.partition("=") for run in runs.split(","))]
-    if not pairs or any(not name or not folder for name, folder in pairs):
+    pairs = runs.items() if isinstance(runs, Mapping) else [run.partition("=")[::2] for run in runs.split(",")]
+    folders = [(name.strip(), str(folder).strip()) for name, folder in pairs]
+    if not folders or not all(name and folder for name, folder in folders):
         raise ValueError(f"runs is {runs!r}, expected NAME=FOLDER, several with commas between them")
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"runs name {name!r} twice, expected a name of its own for every folder")
-    return {name: Path(folder) for name, folder in pairs}
+    name, times = Counter(name for name, _ in folders).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"runs name {name!r} twice, expected a name of its own for every folder")
+    return {name: Path(folder) for name, folder in folders}
 
 
 def check_alike(summaries: Mapping[str, Summary]) -> None:
-    """Refuse methods that were scored on different cases or at another tolerance.
-
-    Raises:
-        ValueError: it names both methods and what differs.
-    """
+    """Raises a ValueError for methods that were scored on different cases or at another tolerance; names them."""
     first, *others = summaries
     for name in others:
         for key in ("cases", "tolerance_mm"):

@@ -14,9 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from adapters.metrics.volume import as_mm
 from adapters.prompts.voxels import voxels_under
 
-from .summaries import AUTOMATIC, ITERATIVE, by_policy, order, shown
+from .summaries import AUTOMATIC, ITERATIVE, by_policy, column_name, order, shown
 
 _TRUTH, _PREDICTION, _ON, _OFF = "#35c46a", "#ff8c1a", "#ff3b6b", "#3bb0ff"
 
@@ -35,10 +36,8 @@ class CasePicture:
 def curve_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Mean Dice over clicks: one colour for each method, solid for iterative clicks, broken for clicks placed at once.
 
-    A method that was scored without clicks only is a horizontal line. The band is the spread between seeds.
-
-    Args:
-        summaries: what summary.json holds, by name of the method.
+    Summaries are what summary.json holds, by name of the method. A method that was scored without clicks only is a
+    horizontal line. The band is the spread between seeds.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -68,41 +67,31 @@ def curve_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
 def box_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Dice of the cases as boxes: one colour for each method, one place for each policy and number of clicks.
 
-    Each dot is a case (its mean over the seeds). The box holds the middle half of the cases, its line is the median,
-    the whiskers reach to the farthest case within 1.5 times the box.
-
-    Args:
-        summaries: what summary.json holds, by name of the method.
+    Summaries as for `curve_figure`. Each dot is a case (its mean over the seeds). The box holds the middle half of the
+    cases, its line is the median, the whiskers reach to the farthest case within 1.5 times the box.
     """
     methods = {name: by_policy(shown(summary["scores"])) for name, summary in summaries.items()}
     columns = sorted({key for entries in methods.values() for key in entries}, key=lambda column: order(*column))
     figure = Figure(figsize=(max(5.0, 1.0 + 0.45 * len(columns) * (len(methods) + 0.6)), 4.5), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(methods)
+    style: dict[str, Any] = {"patch_artist": True, "showfliers": False, "manage_ticks": False}
     for number, entries in enumerate(methods.values()):
+        colour = f"C{number}"
         for place, column in enumerate(columns):
-            if column in entries:
-                middle = place + (number - (len(methods) - 1) / 2) * width
-                values = [100 * value for value in entries[column]["dice"]["cases"].values()]
-                box = axes.boxplot(
-                    values,
-                    positions=[middle],
-                    widths=0.8 * width,
-                    patch_artist=True,
-                    showfliers=False,
-                    manage_ticks=False,
-                )
-                box["boxes"][0].set(facecolor=f"C{number}", alpha=0.35)
-                box["medians"][0].set(color="black")
-                axes.scatter([middle] * len(values), values, s=12, color=f"C{number}", zorder=3)
-    names = [policy if policy == AUTOMATIC else f"{clicks} {policy}" for policy, clicks in columns]
-    axes.set_xticks(range(len(columns)), names, rotation=30, ha="right")
+            if column not in entries:
+                continue
+            middle = place + (number - (len(methods) - 1) / 2) * width
+            values = [100 * value for value in entries[column]["dice"]["cases"].values()]
+            box = axes.boxplot(values, positions=[middle], widths=0.8 * width, **style)
+            box["boxes"][0].set(facecolor=colour, alpha=0.35)
+            box["medians"][0].set(color="black")
+            axes.scatter([middle] * len(values), values, s=12, color=colour, zorder=3)
+    axes.set_xticks(range(len(columns)), [column_name(*column) for column in columns], rotation=30, ha="right")
     axes.set(ylabel="Dice of a case (points)", xlim=(-0.6, len(columns) - 0.4), ylim=(-2, 102))
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(
-        handles=[Patch(facecolor=f"C{number}", alpha=0.35, label=name) for number, name in enumerate(methods)],
-        fontsize="small",
-    )
+    handles = [Patch(facecolor=f"C{number}", alpha=0.35, label=name) for number, name in enumerate(methods)]
+    axes.legend(handles=handles, fontsize="small")
     return figure
 
 
@@ -118,9 +107,9 @@ def draw_case(
 ) -> Figure:
     """Three orthogonal slices through the first click, with outlines of truth and prediction and the clicks.
 
-    Seen as radiologists do: the patient's right on the picture's left, head or front at the top, distances in
-    proportion. Clicks on a shown slice are marked on it: a dot on the lesion, a cross off it. Without clicks the
-    slices go through the middle of the label, of the prediction, or of the image.
+    Seen as radiologists do: the patient's right on the picture's left, head or front at the top. Clicks on a shown
+    slice are marked on it: a dot on the lesion, a cross off it. Without clicks the slices go through the middle of the
+    label, of the prediction, or of the image.
 
     Args:
         image: (D, H, W) with axes from foot to head, front to back and right to left (SPL, as all tensors here).
@@ -134,7 +123,7 @@ def draw_case(
         title: heading of the picture.
 
     Raises:
-        ValueError: an image or mask that is not (D, H, W), clicks that are not (N, 3) or lie outside, labels of another
+        ValueError: an image or mask that is not (D, H, W), clicks that are not (N, 3) or lie outside. Labels of another
             length, a spacing that is not three positive numbers.
     """
     image = np.asarray(image)
@@ -148,14 +137,18 @@ def draw_case(
     points = points.reshape(-1, 3) if points.size == 0 else points
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"clicks have shape {points.shape}, expected (N, 3): voxels in the image's axis order")
-    if len(spacing) != 3 or not all(np.isfinite(mm) and mm > 0 for mm in spacing):
-        raise ValueError(f"spacing is {spacing!r}, expected three positive numbers of mm in the image's axis order")
+    mm = as_mm(spacing)
     marks = np.ones(len(points), dtype=int) if labels is None else np.asarray(labels).reshape(-1)
     if len(marks) != len(points):
         raise ValueError(f"there are {len(points)} clicks but {len(marks)} labels, expected one for each")
     points, marks = points[marks >= 0], marks[marks >= 0]
     voxels = voxels_under(points, image.shape)
-    centre = voxels[0] if len(voxels) else voxels_under(_middle(image, [label, prediction]), image.shape)[0]
+    if len(voxels):
+        centre = voxels[0]
+    else:
+        filled = [np.argwhere(mask) for mask in (label, prediction) if mask is not None and np.any(mask)]
+        middle = filled[0].mean(axis=0) if filled else (np.array(image.shape) - 1) / 2
+        centre = voxels_under(middle, image.shape)[0]
     low, high = window or np.percentile(image, (1, 99))
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     # across and down (or up) the picture: index of the tensor's axis; what the sides are
@@ -163,10 +156,8 @@ def draw_case(
     for axes, (name, through, vertical, across, sides, ends) in zip(figure.subplots(1, 3), views, strict=True):
         # heads are up: the first axis runs upwards, the front-to-back axis downwards
         origin = "lower" if vertical == 0 else "upper"
-        aspect = float(spacing[vertical]) / float(spacing[across])
-        picture = axes.imshow(
-            image.take(centre[through], through), cmap="gray", vmin=low, vmax=high, origin=origin, aspect=aspect
-        )
+        cut, aspect = image.take(centre[through], through), mm[vertical] / mm[across]
+        picture = axes.imshow(cut, cmap="gray", vmin=low, vmax=high, origin=origin, aspect=aspect)
         for colour, _, mask in outlines:
             if mask is not None and (cut := np.asarray(mask).take(centre[through], through) != 0).any():
                 # where the outermost samples of the padded slice lie: contours do not ask for the origin
@@ -201,12 +192,6 @@ def box_round(
     end = np.ceil(np.minimum(places.max(axis=0) + margin + 1, shape)).astype(int)
     d, h, w = (slice(int(a), int(b)) for a, b in zip(start, end, strict=True))
     return d, h, w
-
-
-def _middle(image: np.ndarray, masks: Sequence[np.ndarray | None]) -> np.ndarray:
-    """(3,) the middle of the first mask that is not empty, else of the image, in its voxels."""
-    filled = [np.argwhere(np.asarray(mask)) for mask in masks if mask is not None and np.any(mask)]
-    return filled[0].mean(axis=0) if filled else (np.array(image.shape) - 1) / 2
 
 
 def png(figure: Figure) -> bytes:

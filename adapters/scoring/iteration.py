@@ -30,29 +30,25 @@ class ScoringIteration:
     Each call takes a batch of one case and predicts it
 
     - without clicks, once, if 0 is in ``num_clicks``; written for every seed as policy ``automatic``;
-    - for every seed and every other number in ``num_clicks`` with so many clicks of the simulated user ``policy``, or
-      of each of them;
+    - for every seed and every other number in ``num_clicks`` with so many clicks of each simulated user ``policy``;
     - for every seed ``rounds`` times with one more click of the simulated user ``iterative``: the first on the lesion,
-      each next one in the largest error of the last prediction, on or off the lesion. All clicks so far and the last
-      prediction's log-odds go to the inferer. Policy ``iterative``.
+      each next one in the largest error of the last prediction. The inferer gets all clicks so far and the last
+      prediction's log-odds.
 
-    Chance for a case, seed, policy and number of clicks is drawn from a generator of its own, so the scores do not
-    depend on the order of the cases.
-
-    Where a simulated user places no click although one was asked for:
+    Each case, seed, policy and number of clicks has a generator of its own, so scores do not depend on the order of
+    the cases. Where a simulated user places no click although one was asked for:
 
     - ``iterative``, nothing is left to correct: the prediction stands and is scored again, taking 0 seconds;
     - the label is empty: the prediction without clicks counts if 0 is in ``num_clicks``, else an empty mask. (The
       iterative user then still clicks on what that prediction holds.)
 
-    All predictions are scored on the image's grid: Dice and NSD, HD95, and where the label holds several lesions Dice
-    and NSD of each (`adapters.metrics`, which states the values for empty masks).
+    All predictions are scored on the image's grid: Dice, NSD, HD95, and the Dice and NSD of each of several lesions.
+    `adapters.metrics` states the values for empty masks.
 
     Args:
         num_clicks: numbers of clicks placed at once, or one such number.
-        policy: the simulated user who places them, see `adapters.prompts.users`, or several. ``iterative`` places them
-            one by one: there are at least as many rounds as the largest of ``num_clicks``. By himself he leaves nothing
-            to be placed at once: rounds, and 0 if it is there.
+        policy: the simulated user who places them, see `adapters.prompts.users`, or several. With ``iterative`` there
+            are at least as many rounds as the largest of ``num_clicks``; alone, it leaves nothing to place at once.
         rounds: clicks of the iterative user; 0 leaves him out.
         seeds: how often all that is left to chance is repeated.
         tolerance: mm, of the normalised surface Dice.
@@ -123,21 +119,23 @@ class ScoringIteration:
 
         Args:
             engine: a `monai.engines.SupervisedEvaluator`; its ``inferer``, ``network``, device and ``amp`` are used.
-            batch: ``image`` (1, 1, D, H, W) normalised, with its affine if it is a MetaTensor (else voxels of 1 mm),
-                and ``label`` (1, 1, D, H, W), anything but 0 is lesion. The case's name is ``batch["case"]``, or
-                after the file that the image came from (`adapters.files.case_name`).
+            batch: ``image`` (1, 1, D, H, W) normalised, a MetaTensor or of voxels of 1 mm. ``label`` (1, 1, D, H, W),
+                anything but 0 is lesion. The name is ``case``, or after the image's file (`adapters.files.case_name`).
 
         Returns:
-            ``rows``: a list of dictionaries with case, seed, policy, clicks, dice, nsd, seconds (of the prediction),
-            lesion_ml (of the label) and hd95 (mm); ``tolerance``: mm; ``lesions``: where there are several, a
-            dictionary for each of them and each prediction with case, seed, policy, clicks, lesion (1 is the largest),
-            lesion_ml, clicked (how many clicks lie on it), dice and nsd; ``about``: case, lesions (how many),
-            peak_mib (`adapters.process_memory.peak_mib`) and device (its type); ``shown``: a `ShownCase`, the first
-            seed's prediction from the fewest clicks placed at once, else from the last round, else without clicks.
+            What `ScoreWriter` collects.
+
+            - ``rows``: a list of `adapters.scoring.summaries.Row`;
+            - ``tolerance``: mm;
+            - ``lesions``: the same for each lesion, where there are several. In place of ``seconds`` and ``hd95`` are
+              ``lesion`` (1 is the largest) and ``clicked`` (how many clicks lie on it);
+            - ``about``: case, lesions (how many), peak_mib (`adapters.process_memory.peak_mib`), device (its type);
+            - ``shown``: the first seed's `ShownCase` from the fewest clicks placed at once, else from the last round,
+              else without clicks.
 
         Raises:
-            ValueError: a batch of more than one case, image and label of different shapes, a case without a name, or
-                an inferer that returns anything but log-odds (1, 1, D, H, W).
+            ValueError: several cases, image and label of different shapes, a case without a name, an inferer that
+                returns anything but log-odds (1, 1, D, H, W).
         """
         device = torch.device(engine.state.device)
         case = ScoredCase.read(batch, device, self.smallest_lesion_ml)
@@ -155,13 +153,8 @@ class ScoringIteration:
                 self._round_by_round(engine, scores, seed, automatic)
         logger.info("%s: %d scores in %.0f s", case.name, len(scores.rows), time.perf_counter() - start)
         about = {"case": case.name, "lesions": len(case.lesions), "peak_mib": peak_mib(device), "device": device.type}
-        return {
-            "rows": scores.rows,
-            "tolerance": self.tolerance,
-            "lesions": scores.lesions,
-            "about": about,
-            "shown": scores.shown,
-        }
+        collected = {"rows": scores.rows, "lesions": scores.lesions, "shown": scores.shown}
+        return {**collected, "tolerance": self.tolerance, "about": about}
 
     def _at_once(self, engine: Any, scores: CaseScores, seed: int, automatic: Prediction | None) -> None:
         case = scores.case

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -45,8 +45,8 @@ class Section:
 
     heading: str
     paragraphs: Sequence[str] = ()
-    tables: Sequence[Table] = field(default_factory=tuple)
-    pictures: Sequence[Picture] = field(default_factory=tuple)
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Picture] = ()
     notes: Sequence[str] = ()
     command: str | None = None
 
@@ -62,13 +62,13 @@ def as_markdown(title: str, about: str, sections: Sequence[Section]) -> str:
 
 def markdown_table(table: Table) -> str:
     """A table as Markdown, without a line break at its end."""
-    rows = [
-        [f"**{cell}**" if number in table.strong and cell else cell for cell in row]
-        for number, row in enumerate(table.rows)
-    ]
-    lines = [table.heading, ["---"] * len(table.heading), *rows]
-    first, ruler, *rest = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join([first, ruler.replace(" ", ""), *rest])
+    rows = [table.heading, *table.rows]
+    lines = []
+    for number, row in enumerate(rows, start=-1):
+        cells = [cell.replace("|", "\\|") for cell in row]
+        lines.append(" | ".join(f"**{cell}**" if number in table.strong and cell else cell for cell in cells))
+    first, *rest = [f"| {line} |" for line in lines]
+    return "\n".join([first, "|---" * len(table.heading) + "|", *rest])
 
 
 def as_html(title: str, about: str, sections: Sequence[Section], *, warnings: Sequence[str] = ()) -> str:

@@ -19,33 +19,20 @@ DATA: dict[str, str] = _STORED["data"]
 class PublishedScore:
     """A published result.
 
-    Attributes:
-        group: ``methods`` (the main table), ``automatic`` (SAM-B's encoder tuned in six ways, no clicks),
-            ``prompt_levels`` (which feature levels get prompts) or ``reproduction`` (by others).
-        method: what was scored.
-        prompts: ``none``, ``1 click a slice``, ``3 clicks a volume``, ...
-        dice: points, 0 to 100.
-        nsd: points, 0 to 100, at 5 mm.
-        tuned_millions: trained parameters, of the encoder alone in the group ``automatic``; None where not told.
+    Its group is ``methods`` (the main table), ``automatic`` (SAM-B's encoder tuned in six ways, no clicks),
+    ``prompt_levels`` (which feature levels get prompts) or ``reproduction`` (by others).
     """
 
     group: str
     method: str
-    prompts: str
-    dice: float
-    nsd: float
-    tuned_millions: float | None
+    prompts: str  # "none", "1 click a slice", "3 clicks a volume", ...
+    dice: float  # points, 0 to 100
+    nsd: float  # points, 0 to 100, at 5 mm
+    tuned_millions: float | None  # trained parameters, of the encoder alone in "automatic"; None where not told
 
 
 def published_figures(task: str) -> tuple[PublishedScore, ...]:
-    """The published figures of a task (`SOURCE`).
-
-    Args:
-        task: kidney, pancreas, liver or colon.
-
-    Raises:
-        ValueError: another task.
-    """
+    """The published figures of a task: kidney, pancreas, liver or colon. Raises a ValueError for another."""
     check_task(task)
     return tuple(
         PublishedScore(row["group"], row["method"], row["prompts"], row[task][0], row[task][1], row["tuned_millions"])
@@ -55,11 +42,7 @@ def published_figures(task: str) -> tuple[PublishedScore, ...]:
 
 
 def check_task(task: str | None) -> str | None:
-    """The task, or None for none.
-
-    Raises:
-        ValueError: a task without published figures.
-    """
+    """The task, or None for none; raises a ValueError for a task without published figures."""
     if task and task not in DATA:
         raise ValueError(f"task is {task!r}, expected one with published figures: {', '.join(DATA)}")
     return task or None

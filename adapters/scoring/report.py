@@ -41,7 +41,7 @@ def html_report(folder: str | Path, *, task: str | None = None) -> Path:
         The page's path, in the folder.
 
     Raises:
-        FileNotFoundError: the folder, or any summary.json in it, is not there.
+        FileNotFoundError: no folder, or no summary.json in it.
         ValueError: a summary.json that holds no scores, an unknown task.
     """
     folder = Path(folder)

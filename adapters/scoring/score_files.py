@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from adapters.files import write_whole
+from adapters.files import as_csv, write_whole
 
 from .figures import CasePicture, box_figure, curve_figure, png
 from .page import as_markdown
@@ -33,18 +31,11 @@ def write_scores(
     task: str | None = None,
     strata_ml: Sequence[float] = STRATA_ML,
 ) -> None:
-    """Write the scores as `ScoreWriter` lists them, each file whole or not at all.
+    """Write the scores as `ScoreWriter` lists them into an existing folder, each file whole or not at all.
 
-    Args:
-        folder: an existing folder.
-        rows: the scores of single predictions.
-        method: what was scored, for headings.
-        tolerance: mm, of the normalised surface Dice.
-        lesions: the scores of single lesions, of cases that have several.
-        about: for each case ``case``, ``lesions`` (how many), ``peak_mib`` and ``device`` (``cpu`` or ``cuda``).
-        pictures: of cases; those with the best, the median and the worst Dice are written.
-        task: whose published figures to put beside (kidney, pancreas, liver, colon); None: none.
-        strata_ml: millilitres of lesion at which one stratum of cases ends and the next begins.
+    ``rows``, ``lesions``, ``about`` and ``tolerance`` (mm) are what `ScoringIteration` gives for all cases; ``method``,
+    ``task`` and ``strata_ml`` are `ScoreWriter`'s. Of the pictures, those with the best, the median and the worst Dice
+    are written.
 
     Raises:
         ValueError: there are no rows, an unknown task, strata that are not ascending.
@@ -73,9 +64,9 @@ def write_scores(
         "pictures": listed,
     }
     written: dict[str, str | bytes] = {
-        "scores.csv": _csv(rows),
-        "cases.csv": _csv(case_rows(rows, about, strata_ml)),
-        **({"lesions.csv": _csv(lesions)} if lesions else {}),
+        "scores.csv": as_csv(rows),
+        "cases.csv": as_csv(case_rows(rows, about, strata_ml)),
+        **({"lesions.csv": as_csv(lesions)} if lesions else {}),
         "summary.json": json.dumps(summary, indent=2) + "\n",
         "scores.md": as_markdown(method, about_run(summary), score_sections(summary)),
         "curve.png": png(curve_figure({method: summary})),
@@ -88,30 +79,20 @@ def write_scores(
         (folder / name).unlink(missing_ok=True)  # of an earlier run
 
 
-def _csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
-    return text.getvalue()
-
-
 def _ranked(pictures: Sequence[CasePicture]) -> dict[str, CasePicture]:
     """Best, median (the lower of two) and worst by Dice; no case twice where there are fewer than three."""
     ordered = sorted(pictures, key=lambda picture: (picture.dice, picture.case))
-    places = {"best": len(ordered) - 1, "worst": 0, "median": (len(ordered) - 1) // 2}
-    chosen: dict[str, CasePicture] = {}
-    for rank, place in places.items():
-        if ordered and ordered[place] not in chosen.values():
-            chosen[rank] = ordered[place]
-    return {rank: chosen[rank] for rank in RANKS if rank in chosen}
+    last = len(ordered) - 1
+    # of several ranks for one place, the one that is written last holds
+    ranks = {last // 2: "median", 0: "worst", last: "best"} if ordered else {}
+    return {rank: ordered[place] for place, rank in sorted(ranks.items(), key=lambda item: RANKS.index(item[1]))}
 
 
 def load_summary(folder: Path) -> dict[str, Any]:
     """What summary.json of a folder with scores holds.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: there is none.
         ValueError: it is not what `write_scores` writes.
     """
     path = folder / "summary.json"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .page import Section, Table
 from .published_figures import DATA, PROTOCOL, SOURCE, TOLERANCE_MM, check_task, published_figures
-from .summaries import AUTOMATIC, ITERATIVE, by_policy, shown
+from .summaries import AUTOMATIC, ITERATIVE, by_policy, column_name, shown
 
 Summary = Mapping[str, Any]
 """What summary.json holds."""
@@ -29,11 +29,7 @@ def about_run(summary: Summary) -> str:
 
 
 def score_sections(summary: Summary) -> list[Section]:
-    """All tables of a run.
-
-    Args:
-        summary: what summary.json holds; what it lacks is left out.
-    """
+    """All tables of a run; what its summary lacks is left out."""
     sections = [_scores(summary), _interaction(summary), beside_published(summary), _strata(summary), _lesions(summary)]
     return [section for section in sections if section is not None]
 
@@ -62,27 +58,22 @@ def _scores(summary: Summary) -> Section:
 def interaction_row(summary: Summary) -> list[str] | None:
     """Cells for `INTERACTION`; None where there were no iterative clicks."""
     session = summary.get("interaction")
-    if not session:
-        return None
-    later = session["seconds_next_click"]
-    return [
-        points(session["dice_area"]),
-        points(session["nsd_area"]),
-        points(session["clicks_needed"], scale=1),
-        f"{100 * session['reached']:.0f} %",
-        f"{session['seconds_first_click']:.2f}",
-        "-" if later is None else f"{later:.2f}",
-    ]
+    return [cell(session) for cell in _CELLS.values()] if session else None
 
 
-INTERACTION = [
-    "area under Dice",
-    "area under NSD",
-    "clicks for the goal",
-    "goal reached",
-    "seconds, first click",
-    "seconds, next click",
-]
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+_CELLS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "area under Dice": lambda session: points(session["dice_area"]),
+    "area under NSD": lambda session: points(session["nsd_area"]),
+    "clicks for the goal": lambda session: points(session["clicks_needed"], scale=1),
+    "goal reached": lambda session: f"{100 * session['reached']:.0f} %",
+    "seconds, first click": lambda session: _seconds(session["seconds_first_click"]),
+    "seconds, next click": lambda session: _seconds(session["seconds_next_click"]),
+}
+INTERACTION = list(_CELLS)
 
 
 def interaction_notes(summary: Summary) -> list[str]:
@@ -102,11 +93,7 @@ def _interaction(summary: Summary) -> Section | None:
 
 
 def beside_published(summary: Summary) -> Section | None:
-    """A run's scores in one table with the published ones; None if the summary names no task.
-
-    Args:
-        summary: what summary.json holds.
-    """
+    """A run's scores in one table with the published ones; None if the summary names no task."""
     task = check_task(summary.get("task"))
     if task is None:
         return None
@@ -147,10 +134,6 @@ def _prompts(entry: Mapping[str, Any]) -> str:
     return f"{clicks} click{'s' if clicks > 1 else ''} a volume ({placed})"
 
 
-def _label(entry: Mapping[str, Any]) -> str:
-    return f"{entry['clicks']} {entry['policy']}" if entry["clicks"] else entry["policy"]
-
-
 def _strata(summary: Summary) -> Section | None:
     strata = summary.get("strata")
     if not strata:
@@ -161,7 +144,7 @@ def _strata(summary: Summary) -> Section | None:
         scored = by_policy(group["scores"])
         cells = [points(scored[key]["dice"]) if key in scored else "-" for key in by_policy(entries)]
         rows.append([group["name"], str(len(group["cases"])), *cells])
-    heading = ["lesion", "cases", *(_label(entry) for entry in entries)]
+    heading = ["lesion", "cases", *(column_name(*key) for key in by_policy(entries))]
     return Section("Dice by volume of the lesion", tables=[Table(heading, rows)])
 
 
@@ -189,12 +172,7 @@ def _lesions(summary: Summary) -> Section | None:
 
 
 def case_section(rows: Sequence[Mapping[str, Any]], summary: Summary) -> Section:
-    """A table with a row for each case: its volume, and its mean Dice over the seeds.
-
-    Args:
-        rows: of cases.csv, text as read.
-        summary: what summary.json holds.
-    """
+    """A row for each case: its volume and its mean Dice over the seeds; of the rows of cases.csv, text as read."""
     entries = shown(summary["scores"])
     needed = (summary.get("interaction") or {}).get("clicks_needed")
     body = []
@@ -203,7 +181,8 @@ def case_section(rows: Sequence[Mapping[str, Any]], summary: Summary) -> Section
         cells = [f"{100 * entry['dice']['cases'][case]:.1f}" for entry in entries]
         cells += [f"{needed['cases'][case]:.1f}"] if needed else []
         body.append([case, f"{float(row['lesion_ml']):.1f}", row["lesions"] or "-", *cells])
-    heading = ["case", "ml", "lesions", *map(_label, entries), *(["clicks for the goal"] if needed else [])]
+    names = [column_name(*key) for key in by_policy(entries)]
+    heading = ["case", "ml", "lesions", *names, *(["clicks for the goal"] if needed else [])]
     return Section("Dice case by case", tables=[Table(heading, body)])
 
 

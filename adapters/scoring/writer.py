@@ -31,10 +31,8 @@ class ScoreWriter:
     - ``scores.csv``: a row for each case, seed, policy and number of clicks;
     - ``cases.csv``: a row for each case and seed: volume, stratum, lesions, and what its iterative clicks were worth;
     - ``lesions.csv``: a row for each lesion and prediction of the cases that have several;
-    - ``summary.json``: for each policy and number of clicks the mean over cases and seeds, the spread (standard
-      deviation of the seeds' means, n - 1 in the denominator, 0 for one seed), and each case's mean; the area under
-      the iterative clicks' curve, and how many they needed for Dice 0.8 (one more than there were where never
-      reached); the same by volume of the lesion; means over lesions; peak memory;
+    - ``summary.json``: means, spreads and each case's mean (`summarise`), what the iterative clicks were worth
+      (`interaction`), both by volume of the lesion (`strata`), means over lesions (`by_lesion`), peak memory;
     - ``scores.md``: the same as tables, in points (0 to 100), beside the published figures where ``task`` says which;
     - ``curve.png``: Dice over clicks; ``boxes.png``: Dice of the cases;
     - ``best.png``, ``median.png``, ``worst.png``: slices of the case with the best, median and worst Dice.
@@ -89,13 +87,8 @@ class ScoreWriter:
         picture = output["shown"].drawn() if self.pictures else None
         self._cases[name] = {**output, "shown": None, "picture": picture}  # a picture is smaller than what it shows
         values = summarise(output["rows"])
-        logger.info(
-            "%s (%d of %s): Dice %s",
-            name,
-            engine.state.iteration,
-            engine.state.epoch_length,
-            ", ".join(f"{100 * v['dice']['mean']:.1f} ({v['policy']} {v['clicks']})" for v in values),
-        )
+        dice = ", ".join(f"{100 * v['dice']['mean']:.1f} ({v['policy']} {v['clicks']})" for v in values)
+        logger.info("%s (%d of %s): Dice %s", name, engine.state.iteration, engine.state.epoch_length, dice)
 
     def _write(self, _: Engine) -> None:
         cases = _from_all_processes(self._cases)

@@ -24,8 +24,6 @@ from monai.utils import convert_to_tensor
 import adapters
 from adapters.files import file_hash, files_of_scan, replacing
 
-__all__ = ["Cache", "cached_dataset"]
-
 logger = logging.getLogger(__name__)
 
 Cache = Literal["memory", "disk", "none"]
@@ -35,10 +33,7 @@ _LIBRARIES = frozenset({"adapters", "monai", "numpy", "torch", *sys.stdlib_modul
 
 
 def _file_state(value: Any) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of the files of a scan; nothing for what is no path.
-
-    Of a file of which it is not known whether others belong to it: of all files of its folder.
-    """
+    """Name, size and time of change of a scan's files; of its whole folder if they are not known, none for no path."""
     if isinstance(value, (list, tuple)):
         return [state for each in value for state in _file_state(each)]
     if not isinstance(value, (str, PathLike)) or not value:  # as a path, the empty word is the current folder
@@ -111,10 +106,10 @@ def _transform_hash(transforms: Any) -> bytes:
 
 
 class _DiskDataset(PersistentDataset):
-    """MONAI's `PersistentDataset`, whose files are written whole or not at all wherever the folder is.
+    """MONAI's `PersistentDataset`, with files written whole or not at all.
 
-    MONAI moves them from the system's folder of temporary files, which copies where that is on another disk, and does
-    not start if such a copy was interrupted.
+    MONAI's come from the system's folder of temporary files: a copy, if that is on another disk. After an interrupted
+    one it does not start.
     """
 
     def _cachecheck(self, item_transformed: Any) -> Any:
@@ -147,19 +142,17 @@ def cached_dataset(
         data: the cases, with the paths of their files.
         transform: MONAI's `Compose`; what is expensive (loading, orienting, resampling) comes before what is random.
         cache: "memory" keeps all cases in this process (MONAI's `CacheDataset`), "disk" writes each to a file when it
-            is first needed (MONAI's `PersistentDataset`), "none" makes all anew each time. A file is for one case as
-            its scans were, and one list of transforms. Another is made where a scan has changed: path, size or time of
-            change of its files (of all in the folder, for a format that may have several). So it is with an option of
-            a transform, a version of MONAI or of this library, and the source of a function or class of your own. Its
-            source is the module that it is in, or its own lines in a script; what it calls in other modules is not
-            looked at. Old files stay until the folder is emptied. What is kept on disk has no metadata, so the random
-            transforms get plain tensors.
+            is first needed (MONAI's `PersistentDataset`), "none" makes all anew each time. Another file is made where
+            the path, size or time of change of a scan's files has changed (of all in the folder, for a format that may
+            have several). So it is with an option of a transform, a version of MONAI or of this library, and the source
+            of your own code. That is its module, or its own lines in a script, but not what it calls in other modules.
+            Old files stay until the folder is emptied. Files have no metadata: random transforms get plain tensors.
         cache_dir: folder for "disk"; made if it is not there. Several trainings may share it.
         num_workers: threads that fill the memory.
 
     Raises:
-        ValueError: another word. For "disk" no folder, or a transform that cannot be told from another by its options;
-            when asked for a case, one of others than paths, numbers and words.
+        ValueError: another word. For "disk": no folder, a transform that cannot be told from another by its options, or
+            (when asked for it) a case of others than paths, numbers and words.
     """
     if cache not in get_args(Cache):
         raise ValueError(f"cache={cache!r}: expected one of {', '.join(get_args(Cache))}.")

@@ -46,8 +46,7 @@ def load_requests(
 
     ``[{"image": "scan.nii.gz", "points": [[i, j, k], ...], "point_labels": [1, 0, ...]}, ...]``. Points are in voxels
     of the image as stored (frame ``image``, axis order of the file). Labels are 1 on the lesion, 0 off it, -1 padding.
-    Both lists are empty for automatic mode. ``boxes`` are ``[[lowest voxel], [highest voxel]]`` each, in the same
-    frame. Other keys are kept.
+    Both are empty for automatic mode. ``boxes`` are ``[[lowest voxel], [highest voxel]]`` each. Other keys are kept.
 
     Args:
         path: the JSON file.
@@ -105,8 +104,7 @@ def load_datalist(
         path: the JSON file.
         section: name of the section.
         dataset_dir: folder that the paths start from.
-        each: keys with several values; an entry comes once for each of them (of each combination, if there are
-            several keys), such as ``{"num_clicks": [0, 1, 3]}``.
+        each: keys with several values, such as ``{"num_clicks": [0, 1, 3]}``: an entry comes once for each combination.
 
     Returns:
         The entries with full paths under ``image`` and ``label``, and those keys.
@@ -131,12 +129,10 @@ def load_datalist(
     cases = []
     for number, entry in enumerate(entries):
         where = f"entry {number} of section {section!r} in {str(path)!r}"
-        if isinstance(entry, str):
-            case = {"image": f"images/{entry}.nii.gz", "label": f"labels/{entry}.nii.gz"}
-        elif isinstance(entry, Mapping):
-            case = dict(entry)
-        else:
+        if not isinstance(entry, (str, Mapping)):
             raise ValueError(f"{where} is {entry!r}, expected an identifier or an object with image and label")
+        named = {key: f"{key}s/{entry}.nii.gz" for key in ("image", "label")}
+        case = named if isinstance(entry, str) else dict(entry)
         for key in ("image", "label"):
             if key not in case:
                 raise ValueError(f"{where} has no key {key!r} (it has {', '.join(case)}); add it")

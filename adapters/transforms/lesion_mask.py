@@ -20,8 +20,6 @@ from adapters.transforms.loading import no_lesion, source_file
 class ThresholdLesiond(MapTransform):
     """The log-odds of the lesion to its mask: 1 where its probability is above the threshold, 0 elsewhere.
 
-    The threshold's own log-odds are compared, so that no probabilities are computed.
-
     Args:
         keys: keys of log-odds (1, I, J, K), as the inferers give them. Each becomes a mask of the same shape, uint8.
         threshold: a probability, between 0 and 1. A request's own (`RequestOptionsd`) comes before it.
@@ -30,13 +28,7 @@ class ThresholdLesiond(MapTransform):
         ValueError: a threshold that is not between 0 and 1.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        threshold: float = 0.5,
-        *,
-        allow_missing_keys: bool = False,
-    ) -> None:
+    def __init__(self, keys: KeysCollection, threshold: float = 0.5, *, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.threshold = _checked(threshold)
 
@@ -46,7 +38,7 @@ class ThresholdLesiond(MapTransform):
         for key in self.key_iterator(d):
             options = json.loads(d[key].meta.get("options", "{}")) if isinstance(d[key], MetaTensor) else {}
             threshold = _checked(options.get("threshold", self.threshold))
-            odds = math.log(threshold / (1 - threshold))
+            odds = math.log(threshold / (1 - threshold))  # so that no probabilities are computed
             d[key] = (d[key] > odds).view(torch.uint8)  # the same bytes
         return d
 

@@ -126,9 +126,9 @@ class LoadScand(LoadImaged):
 
     Raises:
         FileNotFoundError: (when called) there is no such file or folder.
-        ValueError: other numbers of axes or channels. When called: it is not a path, or cannot be read (truncated,
-            another format). It has a singular affine or lengths in another unit than mm. It is a folder with no DICOM
-            series, or with several and no ``series_name``.
+        ValueError: other numbers of axes or channels. When called: no path, what cannot be read (truncated, another
+            format), a singular affine, lengths in another unit than mm. A folder with no DICOM series, or with several
+            and no ``series_name``.
     """
 
     def __init__(
@@ -248,7 +248,7 @@ class CheckScand(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Check each scan, and the label if there is one; return the data as they came."""
         d = dict(data)
-        label = d.get(self.label_key) if self.label_key is not None else None
+        label = None if self.label_key is None else d.get(self.label_key)
         for key in self.key_iterator(d):
             self._check_scan(d[key], str(key))
             if label is not None:
@@ -325,13 +325,7 @@ def in_words(values: Sequence[float]) -> str:
 
 
 def no_lesion(label: Any, key: str, what: str) -> ValueError:
-    """The error for a label without a voxel of the lesion.
-
-    Args:
-        label: the label, as :class:`LoadScand` gives it.
-        key: its key in the data.
-        what: the values that were looked for, such as "of value 2".
-    """
+    """The error for a label (as :class:`LoadScand` gives it) without a voxel of the lesion, such as "of value 2"."""
     return ValueError(
         f"label {_name(label, key)} has no voxel {what}, it holds {in_words(label_values(label))}; "
         "give the value of the lesion in this label, or leave the case out"
@@ -363,12 +357,10 @@ class SafeSpacingd(Spacingd):
     ) -> dict[Hashable, Any]:
         """Resample each scan; as :class:`monai.transforms.Spacingd`."""
         scans = tuple(self.key_iterator(dict(data)))
-        beside = {
+        prefixes = tuple(f"{scan}_" for scan in scans)
+        taken = {
             key: value
             for key, value in data.items()
-            if key not in scans
-            and not isinstance(value, MutableMapping)
-            and any(str(key).startswith(f"{scan}_") for scan in scans)
+            if key in scans or isinstance(value, MutableMapping) or not str(key).startswith(prefixes)
         }
-        d = super().__call__({key: value for key, value in data.items() if key not in beside}, lazy=lazy)
-        return {key: beside[key] if key in beside else d[key] for key in (*data, *(k for k in d if k not in data))}
+        return {**data, **super().__call__(taken, lazy=lazy)}

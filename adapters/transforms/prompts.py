@@ -13,50 +13,38 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
+from monai.data.utils import to_affine_nd
 from monai.transforms import MapTransform, Randomizable
 
 from adapters.prompts import PADDING, ClickPolicy, Prompts, check_points, click_policy
 from adapters.transforms.loading import source_file
+from adapters.transforms.request_options import with_meta
 
 # A click on the stored grid may miss the resampled one by the rounding of its size; more means a crop cut it away.
 _ROUNDING = 1.0
 
 
-def _write(image: MetaTensor, prompts: Prompts) -> MetaTensor:
-    """The same tensor (memory shared) with prompts in its meta, as text, which every loader collates."""
-    meta = {**image.meta, "prompts": prompts.to_json()}
-    return MetaTensor(image.as_tensor(), meta=meta, applied_operations=list(image.applied_operations))
-
-
-def _affine(image: MetaTensor) -> np.ndarray:
-    """(n + 1, n + 1), voxels of a tensor (C, ...) of n axes to world."""
-    affine = np.asarray(image.affine.cpu(), dtype=float)
-    return _of_axes(affine, image.ndim - 1)
-
-
-def _of_axes(affine: np.ndarray, axes: int) -> np.ndarray:
-    """An affine of three axes for the first so many: MONAI gives an image of two the affine of three."""
-    kept = [*range(axes), len(affine) - 1]
-    return affine[np.ix_(kept, kept)]
+def _affine(image: MetaTensor, affine: Any) -> np.ndarray:
+    """(n + 1, n + 1), of a tensor (C, ...) of n axes: MONAI gives an image of two axes the affine of three."""
+    return to_affine_nd(image.ndim - 1, np.asarray(affine, dtype=float))
 
 
 class RequestToClicksd(MapTransform):
     """Bring the prompts of a request from the stored image to the tensor, and write them into its meta.
 
-    Put it after all spatial transforms. A request gives prompts in voxels of the image as stored (frame ``image``,
-    axis order i, j, k of the file, centres at integers), all in the data dictionary. Clicks come in one of three forms:
+    Put it after all spatial transforms. The data hold a request's prompts in voxels of the image as stored (frame
+    ``image``, axis order i, j, k of the file, centres at integers). Clicks come in one of three forms:
 
     - ``points`` [[i, j, k], ...] and ``point_labels`` [1 | 0 | -1, ...] (VISTA3D, OHIF),
     - ``foreground`` [[i, j, k], ...] and/or ``background`` (MONAI Label, deepgrow),
     - a list under each name in ``label_names``, and/or ``background`` (MONAI Label, deepedit).
 
-    Beside them, ``boxes`` [[[i, j, k], [i, j, k]], ...] have the lowest and the highest voxel of each box, ``phrases``
+    Beside them, ``boxes`` [[[i, j, k], [i, j, k]], ...] have the lowest and the highest voxel of each box. ``phrases``
     [text, ...] say in words what is looked for, and ``label`` names the target.
 
     They are checked, moved by ``inv(image.affine) @ image.meta["original_affine"]`` and written as
     ``image.meta["prompts"]``: `adapters.prompts.Prompts` in voxels of the tensor (frame ``image``, order of its axes),
-    as text (`Prompts.to_json`). The request's own entries are taken out of the data, which so have the same keys for
-    every item of a batch.
+    as text. The request's own entries are taken out of the data: every item of a batch has the same keys.
 
     Args:
         keys: keys of the scans (MetaTensors (C, D, H, W) or (C, H, W), loaded by LoadScand).
@@ -67,8 +55,8 @@ class RequestToClicksd(MapTransform):
 
     Raises:
         ValueError: (when called) clicks that are not (N, 3), boxes that are not (M, 2, 3), values that are not finite
-            or outside the stored image, labels of another length or value, two forms at once, another ``label``, no
-            prompt though ``required``, a prompt that a crop has cut away, an image that was not loaded from a file.
+            or outside the stored image. Labels of another length or value, two forms at once, another ``label``, no
+            prompt though ``required``. A prompt that a crop has cut away, an image that was not loaded from a file.
     """
 
     def __init__(
@@ -94,33 +82,29 @@ class RequestToClicksd(MapTransform):
         return d
 
     def _placed(self, d: Mapping[Hashable, Any], image: Any, key: str) -> MetaTensor:
-        axes = image.ndim - 1 if isinstance(image, torch.Tensor) else 3
+        if not isinstance(image, MetaTensor) or "original_affine" not in image.meta:
+            raise ValueError(f"{key!r} has no affine of the stored image; load it from its file with LoadScand")
+        axes = image.ndim - 1
         points, labels = self._clicks(d, axes)
         boxes, phrases = (d[name] if _is_given(d.get(name)) else () for name in ("boxes", "phrases"))
-        for name in ("boxes", "phrases"):
-            if isinstance(d.get(name), (str, int, float)):
-                raise ValueError(f"the request's {name!r} is {d[name]!r}, expected a list")
         if self.required and not ((labels != PADDING).any() or len(boxes) or len(phrases)):
             raise ValueError(
                 "no click in the request, expected at least one: give points and point_labels, or foreground"
             )
-        if not isinstance(image, MetaTensor) or "original_affine" not in image.meta:
-            raise ValueError(f"{key!r} has no affine of the stored image; load it from its file with LoadScand")
-        stored_shape = image.meta.get("spatial_shape")
-        target = d.get("label")
+        shape, target = image.meta.get("spatial_shape"), d.get("label")
         try:
             stored = Prompts(
                 points,
                 labels,
-                affine=_of_axes(np.asarray(image.meta["original_affine"], dtype=float), axes),
-                shape=None if stored_shape is None else tuple(int(size) for size in stored_shape)[:axes],
+                affine=_affine(image, image.meta["original_affine"]),
+                shape=None if shape is None else tuple(int(size) for size in shape)[:axes],
                 boxes=boxes,
                 phrases=tuple(phrases),
                 target=target if isinstance(target, str) and target else None,
             )
         except ValueError as err:  # of a list of requests, which one
             raise ValueError(f"{Path(source_file(image) or key).name}: {err}") from err
-        return _write(image, _onto(stored, image))
+        return with_meta(image, prompts=_onto(stored, image).to_json())
 
     def _names(self, d: Mapping[Hashable, Any]) -> list[str]:
         """The keys under which there may be clicks of one kind."""
@@ -137,16 +121,16 @@ class RequestToClicksd(MapTransform):
 
     def _clicks(self, d: Mapping[Hashable, Any], axes: int) -> tuple[np.ndarray, np.ndarray]:
         names = self._names(d)
-        for name in (*names, "points", "point_labels"):
+        for name in (*names, "points", "point_labels", "boxes", "phrases"):
             if isinstance(d.get(name), (str, int, float)):
-                raise ValueError(f"the request's {name!r} is {d[name]!r}, expected a list, one entry for each click")
+                raise ValueError(f"the request's {name!r} is {d[name]!r}, expected a list, one entry for each prompt")
         named = [name for name in names if _is_given(d.get(name))]
         if _is_given(d.get("points")) or _is_given(d.get("point_labels")):
             if named:
                 raise ValueError(f"the request has clicks under points and under {', '.join(named)}; give one of them")
-            if d.get("points") is None or d.get("point_labels") is None:
-                missing = "points" if d.get("points") is None else "point_labels"
-                raise ValueError(f"the request has no {missing!r}, expected points and point_labels together")
+            for name in ("points", "point_labels"):
+                if d.get(name) is None:
+                    raise ValueError(f"the request has no {name!r}, expected points and point_labels together")
             return check_points(d["points"], d["point_labels"], name="request", spatial_dims=axes)
         read = [
             check_points(
@@ -160,7 +144,7 @@ class RequestToClicksd(MapTransform):
 
 def _onto(stored: Prompts, image: MetaTensor) -> Prompts:
     """Prompts of the stored image on the tensor's grid; what misses it by rounding is moved to its face."""
-    moved = stored.to_voxel(_affine(image), frame="image")
+    moved = stored.to_voxel(_affine(image, image.affine.cpu()), frame="image")
     last = np.asarray(image.shape[1:]) - 0.5
     # float32 takes away the rounding of affines, by which a click between two voxels would fall to one of them
     points, boxes = (np.clip(each, -0.5, last).astype(np.float32) for each in (moved.points, moved.boxes))
@@ -204,9 +188,8 @@ class SimulateClicksd(Randomizable, MapTransform):
         policy: name of the user (:data:`adapters.prompts.USERS`), or a :class:`adapters.prompts.ClickPolicy`.
         num: number of clicks, 0 for none; or the key under which a case holds its number, 1 where it has no such key.
         label_value: value of the lesion in the label; None: all but 0.
-        seed: with a number a case gets the same clicks each time, whatever the order of cases or the number of
-            workers. They depend on the seed and the case: its entry ``case``, or else the last folder and the name of
-            its label's file. None: new clicks each time, from the transform's random state.
+        seed: with a number, clicks depend on it and the case alone: its entry ``case``, or else the last folder and the
+            name of its label's file. None: new clicks each time, from the transform's random state.
 
     Writes ``image.meta["prompts"]``: `adapters.prompts.Prompts` in voxels of the tensor (frame ``image``), as text;
     N = 0 if the label has no lesion (``stray`` clicks need none).
@@ -259,5 +242,5 @@ class SimulateClicksd(Randomizable, MapTransform):
                     f"{tuple(label.shape[1:])}; put both through the same transforms"
                 )
             image = image if isinstance(image, MetaTensor) else MetaTensor(image)
-            d[key] = _write(image, replace(prompts, affine=_affine(image)))
+            d[key] = with_meta(image, prompts=replace(prompts, affine=_affine(image, image.affine.cpu())).to_json())
         return d

@@ -32,9 +32,9 @@ class RememberedScand(MapTransform, InvertibleTransform):
     """The first transforms of a request, which depend on the scan alone: done once, and not again for the next click.
 
     A scan is known by the content of its files (`adapters.files.files_of_scan`) and by the transforms. So one that was
-    changed, or that another bundle has prepared, is prepared anew, and one that was uploaded again under another name
-    is not. Nothing is kept of a file where it is not known whether others belong to it, nor where a transform cannot be
-    pickled, such as one with a lambda. The voxels are shared between requests: what follows must not write into them.
+    changed is prepared anew, and one that was uploaded again under another name is not. Nothing is kept where it is not
+    known whether other files belong to a scan, nor where a transform cannot be pickled, such as one with a lambda. The
+    voxels are shared between requests: what follows must not write into them.
 
     Args:
         keys: keys of paths of scans.

@@ -21,14 +21,12 @@ class RequestOptionsd(MapTransform):
     Clients send options as numbers, or as text. Each is brought to the type of its default. An option that is missing,
     None or empty text is not written, so that the inferer's own value holds.
 
-    Every scan gets an entry, if an empty one, so that a batch holds the options of each of its items.
+    Writes ``image.meta["options"]`` of every scan, as JSON text, if an empty one: a batch holds those of each item.
+    They are taken out of the data, which so have the same keys for every item.
 
     Args:
         keys: keys of the scans (MetaTensors).
         options: the options' names and defaults, of type bool, int or float; None stands for a number.
-
-    Writes ``image.meta["options"]``, the options as JSON text, and takes them out of the data, which so have the same
-    keys for every item of a batch.
 
     Raises:
         ValueError: a default of another type; (when called) a value that cannot be read as the default's type, or is
@@ -54,10 +52,14 @@ class RequestOptionsd(MapTransform):
             if value is not None and not (isinstance(value, str) and value == "")
         }
         for key in self.key_iterator(d):
-            image = d[key]
-            meta = {**image.meta, "options": json.dumps(read)}
-            d[key] = MetaTensor(image.as_tensor(), meta=meta, applied_operations=list(image.applied_operations))
+            d[key] = with_meta(d[key], options=json.dumps(read))
         return d
+
+
+def with_meta(image: MetaTensor, **entries: str) -> MetaTensor:
+    """The same tensor (memory shared) with more in its meta: text, which every loader collates."""
+    meta = {**image.meta, **entries}
+    return MetaTensor(image.as_tensor(), meta=meta, applied_operations=list(image.applied_operations))
 
 
 def _read(name: str, value: Any, kind: type) -> bool | float:

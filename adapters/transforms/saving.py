@@ -26,8 +26,7 @@ class NiftiWriter(NibabelWriter):
     """MONAI's writer of NIfTI files without its copies of the voxels; the files are the same.
 
     MONAI makes a float32 copy even of what is not resampled, and one in C order, which nibabel changes back slice by
-    slice. Here voxels go to the file from where they lie. Masks on the grid of a scan that `LoadScand` read lie in
-    memory as in the file. An interruption leaves no half file.
+    slice. Here voxels go to the file from where they lie. An interruption leaves no half file.
     """
 
     def set_metadata(self, meta_dict: Mapping | None, resample: bool = True, **options: Any) -> None:  # noqa: FBT001, FBT002
@@ -61,10 +60,6 @@ def mask_name(meta: dict, saver: Transform) -> dict:
     """The names that ``SaveImaged`` gives its files: MONAI's, but after `case_name` (``output_name_formatter``).
 
     MONAI's cut the last number off the name of a folder such as ``1.2.840.1``, so masks overwrite each other.
-
-    Args:
-        meta: of what is saved.
-        saver: MONAI's `SaveImage`.
     """
     names = default_name_formatter(meta, saver)
     scan = Path(names["subject"])
@@ -72,12 +67,5 @@ def mask_name(meta: dict, saver: Transform) -> dict:
 
 
 def mask_writer(ending: str) -> type[NiftiWriter] | None:
-    """The writer for a mask's file, for ``SaveImaged``.
-
-    Args:
-        ending: of the file's name, such as ".nii.gz".
-
-    Returns:
-        `NiftiWriter`, or None where MONAI is to choose: for formats but NIfTI.
-    """
+    """The writer for ``SaveImaged`` by a file's ending, such as ".nii.gz"; None, but for NIfTI: MONAI chooses."""
     return NiftiWriter if ending.lower() in NIFTI else None

@@ -21,7 +21,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from adapters.scoring.scoring import _generator
 from bundle_runs import TESTS, run_as_typed
 from four_runs import bundle_of, make_release
 from monai.data import MetaTensor
@@ -31,6 +30,7 @@ from adapters.bundling import TASKS
 from adapters.checkpoints import load_published
 from adapters.inferers import ClickInferer
 from adapters.prompts.users import random_clicks
+from adapters.scoring.iteration import _generator
 
 pytestmark = pytest.mark.slow
 

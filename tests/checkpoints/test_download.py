@@ -280,11 +280,11 @@ def test_what_cannot_be_the_file_is_not_taken(
     assert files(tmp_path) == ({f"{FILE}.part": CONTENT[:have]} if have else {})
 
 
-@pytest.mark.parametrize(("status", "said"), [(404, "404 Not Found"), (403, "403 Forbidden")])
-def test_a_server_that_refuses(server: Server, tmp_path: Path, status: int, said: str) -> None:
+@pytest.mark.parametrize(("status", "reason"), [(404, "404 Not Found"), (403, "403 Forbidden")])
+def test_a_server_that_refuses(server: Server, tmp_path: Path, status: int, reason: str) -> None:
     server.status = dict.fromkeys(range(9), status)
     with pytest.raises(
-        OSError, match=rf"{FILE} cannot be fetched \({said}\): fetch that file \(0 MB\) where .* put it at"
+        OSError, match=rf"{FILE} cannot be fetched \({reason}\): fetch that file \(0 MB\) where .* put it at"
     ):
         download_weights("sam_vit_b", tmp_path, url=server.url)
     assert len(server.asked) == 1
@@ -440,7 +440,7 @@ def test_a_missing_sam_file_names_the_verb(tmp_path: Path, file: str, verb: str)
 
 def test_the_page_has_the_same_files() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    for name, wanted in WEIGHTS.items():
-        row = f"| `{name}` | `{wanted.file}` | {wanted.size:,} | `{wanted.sha256}` |"
+    for name, weights in WEIGHTS.items():
+        row = f"| `{name}` | `{weights.file}` | {weights.size:,} | `{weights.sha256}` |"
         assert row in page
-        assert wanted.url in page
+        assert weights.url in page

@@ -1,7 +1,7 @@
 """Small releases for the tests: the folders, names, dataset.json and headers of the real ones, a few voxels a case.
 
-Every case is the same patient in world coordinates: a scan of 12 x 10 x 8 voxels (right-left, posterior-anterior,
-inferior-superior) of 0.8 x 0.9 x 2.5 mm with a lesion of 4 x 3 x 2 voxels, so 24 voxels and 43.2 mm³.
+Every case is the same patient in world coordinates. Its scan has 12 x 10 x 8 voxels (right-left, posterior-anterior,
+inferior-superior) of 0.8 x 0.9 x 2.5 mm, its lesion 4 x 3 x 2 voxels, so 24 voxels and 43.2 mm³.
 """
 
 from __future__ import annotations

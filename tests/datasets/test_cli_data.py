@@ -36,11 +36,11 @@ def test_from_a_release_to_its_constants(source: Path, tmp_path: Path, capsys: p
 
     main(["fingerprint", "--datalist", str(out / "datalist.json"), "--output", str(out / "fingerprint.json")])
     assert "lesions, label 2, 24 voxels: percentiles 0.5 and 99.5 are" in capsys.readouterr().out
-    found = json.loads((out / "fingerprint.json").read_text())
+    written = json.loads((out / "fingerprint.json").read_text())
     case = get_release("msd_pancreas").fold(0)["training"][0]
     image, label = patient(case, 2)
-    assert found["intensity"]["mean"] == pytest.approx(image[label == 2].mean())
-    assert found["intensity"]["high"] == pytest.approx(np.percentile(image[label == 2], 99.5))
+    assert written["intensity"]["mean"] == pytest.approx(image[label == 2].mean())
+    assert written["intensity"]["high"] == pytest.approx(np.percentile(image[label == 2], 99.5))
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ def test_mistakes(arguments: list[str], sentence: str, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1
-    assert sentence in said
+    message = capsys.readouterr().err
+    assert len(message.splitlines()) == 1
+    assert sentence in message
 
 
 @pytest.mark.parametrize("name", ["prepare", "fingerprint"])

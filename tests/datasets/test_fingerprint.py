@@ -37,14 +37,14 @@ def write_list(folder: Path, extra: dict) -> Path:
 
 
 def test_the_figures(folder: Path) -> None:
-    found = fingerprint(folder / "list.json")
+    result = fingerprint(folder / "list.json")
     voxels = []
     for case in CASES:
         image, label = patient(case, 2)
         if case == "c":
             label[0, 0, 0] = 2
         voxels += image[label == 2].tolist()
-    assert found["intensity"] == pytest.approx(
+    assert result["intensity"] == pytest.approx(
         {
             "low": np.percentile(voxels, 0.5),
             "high": np.percentile(voxels, 99.5),
@@ -56,25 +56,25 @@ def test_the_figures(folder: Path) -> None:
             "voxels": 73,
         }
     )
-    assert (found["section"], found["label"], found["cases"], found["without_lesion"]) == ("training", 2, 3, [])
-    assert found["axes"] == {"RAS": 1, "SPL": 1, "LPS": 1}
-    assert found["spacing"]["minimum"] == pytest.approx([2.5, 0.9, 0.8])
-    assert found["spacing"]["median"] == pytest.approx([2.5, 0.9, 0.8])
-    assert found["spacing"]["maximum"] == pytest.approx([4, 1, 1])
-    assert found["size"]["median"] == [8, 10, 12]
-    assert found["lesions"] == {"minimum": 1, "median": 1, "maximum": 2}
-    assert found["lesion_volume"]["minimum"] == pytest.approx(0.004)  # one voxel of 4 mm³
-    assert found["lesion_volume"]["median"] == pytest.approx(LESION_ML)
-    assert found["lesion_volume"]["maximum"] == pytest.approx(24 * 4 / 1000)
-    assert found["lesion_extent"]["maximum"] == pytest.approx([8, 3, 4])
-    assert found["lesion_extent"]["minimum"] == pytest.approx([4, 1, 1])
+    assert (result["section"], result["label"], result["cases"], result["without_lesion"]) == ("training", 2, 3, [])
+    assert result["axes"] == {"RAS": 1, "SPL": 1, "LPS": 1}
+    assert result["spacing"]["minimum"] == pytest.approx([2.5, 0.9, 0.8])
+    assert result["spacing"]["median"] == pytest.approx([2.5, 0.9, 0.8])
+    assert result["spacing"]["maximum"] == pytest.approx([4, 1, 1])
+    assert result["size"]["median"] == [8, 10, 12]
+    assert result["lesions"] == {"minimum": 1, "median": 1, "maximum": 2}
+    assert result["lesion_volume"]["minimum"] == pytest.approx(0.004)  # one voxel of 4 mm³
+    assert result["lesion_volume"]["median"] == pytest.approx(LESION_ML)
+    assert result["lesion_volume"]["maximum"] == pytest.approx(24 * 4 / 1000)
+    assert result["lesion_extent"]["maximum"] == pytest.approx([8, 3, 4])
+    assert result["lesion_extent"]["minimum"] == pytest.approx([4, 1, 1])
 
 
 def test_a_section_and_another_label(folder: Path) -> None:
-    found = fingerprint(folder / "list.json", folder, section="test", label=1)
+    result = fingerprint(folder / "list.json", folder, section="test", label=1)
     image, label = patient("a", 2)
-    assert found["intensity"]["mean"] == pytest.approx(image[label == 1].mean())
-    assert (found["label"], found["cases"]) == (1, 1)
+    assert result["intensity"]["mean"] == pytest.approx(image[label == 1].mean())
+    assert (result["label"], result["cases"]) == (1, 1)
 
 
 def test_a_label_of_one_value_needs_no_name(folder: Path) -> None:
@@ -98,9 +98,9 @@ def test_no_case_with_the_lesion(folder: Path) -> None:
 def test_a_case_without_a_lesion_counts(folder: Path) -> None:
     _, label = patient("b", 2)
     save(folder / "labels" / "b.nii.gz", np.minimum(label, 1), "SPL")
-    found = fingerprint(folder / "list.json")
-    assert (found["cases"], found["without_lesion"], found["intensity"]["voxels"]) == (3, ["b"], 49)
-    assert found["lesions"]["minimum"] == 0
+    result = fingerprint(folder / "list.json")
+    assert (result["cases"], result["without_lesion"], result["intensity"]["voxels"]) == (3, ["b"], 49)
+    assert result["lesions"]["minimum"] == 0
 
 
 def test_lesions_that_touch_at_a_corner_are_one(tmp_path: Path) -> None:
@@ -116,12 +116,12 @@ def test_lesions_that_touch_at_a_corner_are_one(tmp_path: Path) -> None:
 
 
 def test_written_and_shown(folder: Path) -> None:
-    found = fingerprint(folder / "list.json")
-    report = write_fingerprint(found, folder / "new" / "fingerprint.json")
-    assert json.loads((folder / "new" / "fingerprint.json").read_text()) == found
+    result = fingerprint(folder / "list.json")
+    report = write_fingerprint(result, folder / "new" / "fingerprint.json")
+    assert json.loads((folder / "new" / "fingerprint.json").read_text()) == result
     assert "| cases | 3 |" in report
     assert "| stored axes point to | RAS (1), SPL (1), LPS (1) |" in report
-    assert f"lesions, label 2, 73 voxels: percentiles 0.5 and 99.5 are {found['intensity']['low']:g} and" in report
+    assert f"lesions, label 2, 73 voxels: percentiles 0.5 and 99.5 are {result['intensity']['low']:g} and" in report
 
 
 def test_a_table_without_lesions(tmp_path: Path) -> None:
@@ -163,6 +163,6 @@ def test_the_real_sarcomas(shared: Path) -> None:
     """The CTs are without contrast: the lesion's mean lies between 15 and 45 HU, as the data's page says."""
     data = shared / "data" / "soft_tissue_sarcoma" / "ct"
     bundle = Path(__file__).resolve().parents[2] / "bundles" / "soft_tissue_sarcoma_ct_samadapter_deepgrow"
-    found = fingerprint(bundle / "configs" / "datalist.json", data, section="test")
-    assert 15 < found["intensity"]["mean"] < 45
-    assert found["axes"] == {"LPS": 4}
+    result = fingerprint(bundle / "configs" / "datalist.json", data, section="test")
+    assert 15 < result["intensity"]["mean"] < 45
+    assert result["axes"] == {"LPS": 4}

@@ -56,7 +56,7 @@ def test_the_sarcomas_fold_is_the_bundles() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "path", "found"),
+    ("name", "path", "expected"),
     [
         ("kits21", "/d/kits21/data/case_00013/imaging.nii.gz", ("image", "case_00013")),
         ("kits21", "/d/kits21/data/case_00013/aggregated_MAJ_seg.nii.gz", ("label", "case_00013")),
@@ -75,17 +75,17 @@ def test_the_sarcomas_fold_is_the_bundles() -> None:
         ("soft_tissue_sarcoma_mr", "/d/mr_t1/labels/STS_012.nii.gz", ("label", "STS_012")),
     ],
 )
-def test_what_a_file_is(name: str, path: str, found: tuple[str, str] | None) -> None:
-    assert RELEASES[name].find(path) == found
+def test_what_a_file_is(name: str, path: str, expected: tuple[str, str] | None) -> None:
+    assert RELEASES[name].find(path) == expected
 
 
 def test_the_published_constants() -> None:
-    found = {
+    published = {
         name: (release.lesion, release.constants.low, release.constants.high, release.constants.tolerance)
         for name, release in RELEASES.items()
         if release.constants is not None
     }
-    assert found == {
+    assert published == {
         "kits21": (2, -54, 247, 5),
         "msd_pancreas": (2, -39, 204, 5),
         "lits17": (2, -48, 163, 5),

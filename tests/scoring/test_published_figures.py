@@ -50,9 +50,9 @@ def test_figures_are_those_of_the_paper(shared: Path) -> None:
             tuned.append(None if cells[5] == "-" else float(cells[5].removesuffix(" M")))
     assert len(tuned) == 18
     for task in TASKS:
-        found = [figure for figure in published_figures(task) if figure.group in {"methods", "automatic"}]
-        assert [(figure.dice, figure.nsd) for figure in found] == expected[task]
-        assert [figure.tuned_millions for figure in found] == tuned
+        figures = [figure for figure in published_figures(task) if figure.group in {"methods", "automatic"}]
+        assert [(figure.dice, figure.nsd) for figure in figures] == expected[task]
+        assert [figure.tuned_millions for figure in figures] == tuned
     others = {f"{f.dice:.2f} / {f.nsd:.2f}" for t in TASKS for f in published_figures(t) if f.group[0] in "rp"}
     assert len(others) == 8
     assert all(pair in page.read_text() for pair in others)

@@ -33,38 +33,38 @@ CURVES = {("a", 0): [0.6, 0.8, 0.8], ("a", 1): [0.8, 0.9, 1.0], ("b", 0): [0.0, 
 
 
 def test_sessions_by_hand() -> None:
-    found = sessions(rows_of(CURVES)[::-1])
-    assert [(row["case"], row["seed"]) for row in found] == list(CURVES)
-    assert [row["dice_area"] for row in found] == pytest.approx([0.75, 0.9, 0.2, 0.4])
-    assert [row["nsd_area"] for row in found] == pytest.approx([0.375, 0.45, 0.1, 0.2])
-    assert [row["clicks_needed"] for row in found] == [2, 1, 4, 4]
-    assert [row["reached"] for row in found] == [1.0, 1.0, 0.0, 0.0]
-    assert [row["seconds_first_click"] for row in found] == [4.0] * 4
-    assert [row["seconds_next_click"] for row in found] == [1.0] * 4, "the round that predicted nothing does not count"
+    result = sessions(rows_of(CURVES)[::-1])
+    assert [(row["case"], row["seed"]) for row in result] == list(CURVES)
+    assert [row["dice_area"] for row in result] == pytest.approx([0.75, 0.9, 0.2, 0.4])
+    assert [row["nsd_area"] for row in result] == pytest.approx([0.375, 0.45, 0.1, 0.2])
+    assert [row["clicks_needed"] for row in result] == [2, 1, 4, 4]
+    assert [row["reached"] for row in result] == [1.0, 1.0, 0.0, 0.0]
+    assert [row["seconds_first_click"] for row in result] == [4.0] * 4
+    assert [row["seconds_next_click"] for row in result] == [1.0] * 4, "the round that predicted nothing does not count"
 
 
 def test_a_single_click_has_no_next_one() -> None:
-    (found,) = sessions(rows_of({("a", 0): [0.7]}))
-    assert (found["dice_area"], found["clicks_needed"], found["seconds_next_click"]) == (0.7, 2, None)
+    (result,) = sessions(rows_of({("a", 0): [0.7]}))
+    assert (result["dice_area"], result["clicks_needed"], result["seconds_next_click"]) == (0.7, 2, None)
 
 
 def test_interaction_by_hand() -> None:
-    found = interaction(rows_of(CURVES))
-    assert found is not None
-    assert (found["rounds"], found["goal"], found["not_reached"]) == (3, 0.8, 4)
-    assert found["dice_area"]["mean"] == pytest.approx(0.5625)
-    assert found["dice_area"]["spread"] == pytest.approx(0.175 / 2**0.5)  # of 0.475 and 0.65
-    assert found["clicks_needed"]["mean"] == 2.75
-    assert found["clicks_needed"]["cases"] == {"a": 1.5, "b": 4.0}
-    assert found["reached"] == 0.5
-    assert (found["seconds_first_click"], found["seconds_next_click"]) == (4.0, 1.0)
+    result = interaction(rows_of(CURVES))
+    assert result is not None
+    assert (result["rounds"], result["goal"], result["not_reached"]) == (3, 0.8, 4)
+    assert result["dice_area"]["mean"] == pytest.approx(0.5625)
+    assert result["dice_area"]["spread"] == pytest.approx(0.175 / 2**0.5)  # of 0.475 and 0.65
+    assert result["clicks_needed"]["mean"] == 2.75
+    assert result["clicks_needed"]["cases"] == {"a": 1.5, "b": 4.0}
+    assert result["reached"] == 0.5
+    assert (result["seconds_first_click"], result["seconds_next_click"]) == (4.0, 1.0)
 
 
 def test_another_goal() -> None:
-    found = interaction(rows_of(CURVES), goal=0.4)
-    assert found is not None
-    assert found["clicks_needed"]["cases"] == {"a": 1.0, "b": 2.5}
-    assert found["reached"] == 1.0
+    result = interaction(rows_of(CURVES), goal=0.4)
+    assert result is not None
+    assert result["clicks_needed"]["cases"] == {"a": 1.0, "b": 2.5}
+    assert result["reached"] == 1.0
 
 
 def test_without_iterative_clicks_there_is_no_interaction() -> None:
@@ -112,14 +112,14 @@ def test_strata_must_ascend(bounds: list[float]) -> None:
 
 def test_scores_by_stratum() -> None:
     curves = {(case, 0): [dice] for case, dice in zip("abcd", (0.9, 0.5, 0.7, 0.0), strict=True)}
-    found = strata(rows_of(curves, {"a": 200.0, "b": 3.0, "c": 4.0, "d": 0.0}))
-    assert [(group["name"], group["cases"]) for group in found] == [
+    groups = strata(rows_of(curves, {"a": 200.0, "b": 3.0, "c": 4.0, "d": 0.0}))
+    assert [(group["name"], group["cases"]) for group in groups] == [
         ("no lesion", ["d"]),
         ("1 to 10 ml", ["b", "c"]),
         ("from 100 ml", ["a"]),
     ]
-    assert [group["scores"][1]["dice"]["mean"] for group in found] == pytest.approx([0.0, 0.6, 0.9])
-    assert [group["interaction"]["reached"] for group in found] == [0.0, 0.0, 1.0]
+    assert [group["scores"][1]["dice"]["mean"] for group in groups] == pytest.approx([0.0, 0.6, 0.9])
+    assert [group["interaction"]["reached"] for group in groups] == [0.0, 0.0, 1.0]
 
 
 def test_lesions_by_hand() -> None:
@@ -127,10 +127,10 @@ def test_lesions_by_hand() -> None:
         {"case": c, "seed": 0, "policy": "random", "clicks": 1, "lesion": n, "clicked": k, "dice": d, "nsd": d / 2}
         for c, n, k, d in [("a", 1, 1, 0.8), ("a", 2, 0, 0.0), ("b", 1, 2, 0.6), ("b", 2, 0, 0.2)]
     ]
-    found = by_lesion(rows)
-    assert found is not None
-    assert (found["cases"], found["lesions"]) == (2, 4)
-    (entry,) = found["scores"]
+    result = by_lesion(rows)
+    assert result is not None
+    assert (result["cases"], result["lesions"]) == (2, 4)
+    (entry,) = result["scores"]
     assert (entry["policy"], entry["clicks"], entry["rows"]) == ("random", 1, 4)
     assert [entry[key] for key in ("dice", "nsd", "found", "clicked_dice", "other_dice")] == pytest.approx(
         [0.4, 0.2, 0.75, 0.7, 0.1]

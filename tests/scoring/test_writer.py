@@ -17,15 +17,15 @@ from adapters.scoring import ScoreWriter, ScoringIteration, writer
 
 def test_scores_do_not_depend_on_the_order_of_cases(tmp_path: Path) -> None:
     cases = [case("a", [(0, 12)]), case("b", [(4, 20)]), case("c", [(1, 3), (8, 14)])]
-    found = []
+    written = []
     for number, batches in enumerate((cases, cases[::-1])):
         folder = tmp_path / str(number)
         evaluator(batches, ScoringIteration([0, 1], rounds=3, seeds=2), Slabs(), ScoreWriter(folder)).run()
         with (folder / "scores.csv").open() as file:
             rows = untimed(list(csv.DictReader(file)))
-        found.append(sorted(rows, key=lambda row: tuple(row.values())))
-    assert found[0] == found[1]
-    assert len(found[0]) == 3 * 2 * 5
+        written.append(sorted(rows, key=lambda row: tuple(row.values())))
+    assert written[0] == written[1]
+    assert len(written[0]) == 3 * 2 * 5
 
 
 def test_written_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -103,9 +103,9 @@ def test_the_first_of_several_processes_writes_the_cases_of_all(
     cases = {name: case(name, [(0, stop)]) for name, stop in (("c", 4), ("a", 8), ("b", 12))}
     parts: list[Any] = []
 
-    def gather(found: list[Any], own: Any) -> None:
+    def gather(gathered: list[Any], own: Any) -> None:
         parts.append(own)
-        found[:] = parts * (2 // len(parts))
+        gathered[:] = parts * (2 // len(parts))
 
     pretended = {"is_available": lambda: True, "is_initialized": lambda: True, "get_world_size": lambda: 2}
     monkeypatch.setattr(writer, "dist", processes := SimpleNamespace(**pretended, all_gather_object=gather))
@@ -118,8 +118,8 @@ def test_the_first_of_several_processes_writes_the_cases_of_all(
         engine.run()
         assert (tmp_path / "scores.csv").exists() is (rank == 0)
     with (tmp_path / "scores.csv").open() as file:
-        found = [(row["case"], row["policy"]) for row in csv.DictReader(file)]
-    assert found == [(name, policy) for name in "acb" for policy in ("automatic", "iterative")]
+        order = [(row["case"], row["policy"]) for row in csv.DictReader(file)]
+    assert order == [(name, policy) for name in "acb" for policy in ("automatic", "iterative")]
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,9 @@ def case(tmp_path: Path) -> dict[str, Any]:
 
 def numbers(case: dict[str, Any], folder: Path, factor: float = 1.0) -> list[float]:
     transform = Compose([Read("image", factor), RandScaleIntensityd("image", factors=(1.0, 1.0), prob=1.0)])
-    found = cached_dataset([case], transform, "disk", folder)[0]
-    assert found["number"] == 7
-    return (found["image"][0] / 2).tolist()  # after the random transform, which adds as much again
+    item = cached_dataset([case], transform, "disk", folder)[0]
+    assert item["number"] == 7
+    return (item["image"][0] / 2).tolist()  # after the random transform, which adds as much again
 
 
 def test_a_case_is_made_once(case: dict[str, Any], tmp_path: Path) -> None:
@@ -169,8 +169,8 @@ def test_edited_code_makes_it_anew(case: dict[str, Any], tmp_path: Path, monkeyp
                 module.write_text(USERS.replace(old, new) if old else USERS)
                 users = importlib.reload(users)
                 transforms = Compose([Read("image"), Lambdad("image", users.double), users.Add("image")])
-                found = cached_dataset([case], transforms, "disk", tmp_path / "cache")[0]["image"]
-                assert found.tolist() == [expected]
+                image = cached_dataset([case], transforms, "disk", tmp_path / "cache")[0]["image"]
+                assert image.tolist() == [expected]
     finally:
         del sys.modules[module.stem]
     assert len(Read.count) == len(EDITS)
@@ -185,18 +185,18 @@ def test_an_edited_script_makes_it_anew(case: dict[str, Any], tmp_path: Path) ->
 from monai.transforms import Compose, Lambdad
 from adapters.transforms import cached_dataset
 transforms = Compose([Read("image"), Lambdad("image", double), Add("image")])
-found = cached_dataset([case], transforms, "disk", folder)[0]["image"].tolist()
+kept = cached_dataset([case], transforms, "disk", folder)[0]["image"].tolist()
 """
     )
-    here = {"Read": Read, "case": case, "folder": tmp_path / "cache"}
+    variables = {"Read": Read, "case": case, "folder": tmp_path / "cache"}
     for old, new, expected, count in [
         ("", "", [3, 5, 7], 1),
         ("x * 2\n\ndef", "x * 3\n\ndef", [4, 7, 10], 2),
         ("+ 1", "+ 2", [4, 6, 8], 3),
-        ("found =", "another_name = found =", [3, 5, 7], 3),
+        ("kept =", "another_name = kept =", [3, 5, 7], 3),
     ]:
         script.write_text(code.replace(old, new) if old else code)
-        assert runpy.run_path(str(script), here, "__main__")["found"] == [expected]
+        assert runpy.run_path(str(script), variables, "__main__")["kept"] == [expected]
         assert len(Read.count) == count
 
 
@@ -259,15 +259,15 @@ def test_a_case_that_is_no_path_is_refused(tmp_path: Path) -> None:
 
 def names_of_transforms(bundles: Sequence[str]) -> list[str]:
     """What the names of the files of these bundles' trainings end with."""
-    found = []
+    digests = []
     for bundle in bundles:
         parser = ConfigParser()
         parser.read_config(f"{bundle}/configs/train.json")
         parser.update({"bundle_root": bundle})
         own = "loading_transforms" in parser
         parts = ("loading_transforms", "resampling_transforms") if own else ("preprocessing_transforms",)
-        found.append(_transform_hash([each for part in parts for each in parser.get_parsed_content(part)]).decode())
-    return found
+        digests.append(_transform_hash([each for part in parts for each in parser.get_parsed_content(part)]).decode())
+    return digests
 
 
 def test_what_the_bundles_keep_has_the_same_name_in_another_process() -> None:
@@ -282,6 +282,6 @@ def test_what_the_bundles_keep_has_the_same_name_in_another_process() -> None:
         text=True,
         check=True,
     )
-    here = names_of_transforms(bundles)
-    assert other.stdout.split() == here
-    assert here[0] != here[1]
+    own = names_of_transforms(bundles)
+    assert other.stdout.split() == own
+    assert own[0] != own[1]

@@ -92,8 +92,8 @@ def test_a_data_list_of_identifiers_and_paths(folder: Path) -> None:
 def test_each_case_once_for_each_value(folder: Path) -> None:
     path = write(folder / "list.json", {"validation": ["A", "B"]})
     cases = load_datalist(path, "validation", folder, each={"num_clicks": [0, 3], "policy": ["random", "centre"]})
-    found = [(Path(case["image"]).name[0], case["num_clicks"], case["policy"]) for case in cases]
-    assert found == [(name, n, policy) for name in "AB" for n in (0, 3) for policy in ("random", "centre")]
+    entries = [(Path(case["image"]).name[0], case["num_clicks"], case["policy"]) for case in cases]
+    assert entries == [(name, n, policy) for name in "AB" for n in (0, 3) for policy in ("random", "centre")]
 
 
 def test_a_data_list_named_in_a_configuration(folder: Path) -> None:

@@ -22,17 +22,19 @@ def test_as_two_of_monais_transforms(dtype: torch.dtype, order: tuple[int, ...])
             NormalizeIntensityd("image", subtrahend=59.53867, divisor=55.457336),
         ]
     )
-    found = WindowIntensityd("image", -54, 247, subtrahend=59.53867, divisor=55.457336)({"image": scan})["image"]
-    assert isinstance(found, MetaTensor)
-    assert torch.equal(found.affine, scan.affine)
-    torch.testing.assert_close(found, both({"image": scan})["image"].float(), rtol=1e-6, atol=1e-6)
+    windowed = WindowIntensityd("image", -54, 247, subtrahend=59.53867, divisor=55.457336)({"image": scan})["image"]
+    assert isinstance(windowed, MetaTensor)
+    assert torch.equal(windowed.affine, scan.affine)
+    torch.testing.assert_close(windowed, both({"image": scan})["image"].float(), rtol=1e-6, atol=1e-6)
     assert torch.equal(scan.as_tensor(), values)  # not written into
 
 
 def test_a_range_of_ones_own() -> None:
     """A window to -1 and 1, of what is no MetaTensor."""
-    found = WindowIntensityd("image", -160, 240, subtrahend=40, divisor=200)({"image": np.array([-999, -160, 40, 999])})
-    assert found["image"].tolist() == [-1.0, -1.0, 0.0, 1.0]
+    windowed = WindowIntensityd("image", -160, 240, subtrahend=40, divisor=200)(
+        {"image": np.array([-999, -160, 40, 999])}
+    )
+    assert windowed["image"].tolist() == [-1.0, -1.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -260,11 +260,11 @@ def test_spacing_beside_a_string(array: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(AttributeError):  # the reason for our subclass; when it goes, so may the subclass
         Spacingd("image", pixdim=2.0)(dict(data))
     scaled = SafeSpacingd("image", pixdim=(2.0, 2.0, 2.0))(data)
-    wanted = Spacingd("image", pixdim=(2.0, 2.0, 2.0))({"image": data["image"]})
+    expected = Spacingd("image", pixdim=(2.0, 2.0, 2.0))({"image": data["image"]})
     assert scaled["image_path"] == path
     assert scaled["image_meta_dict"]["a"] == 1
     assert list(scaled) == ["image", "image_path", "image_meta_dict"]
-    torch.testing.assert_close(scaled["image"].as_tensor(), wanted["image"].as_tensor())
+    torch.testing.assert_close(scaled["image"].as_tensor(), expected["image"].as_tensor())
     np.testing.assert_allclose(scaled["image"].pixdim, 2)
 
 

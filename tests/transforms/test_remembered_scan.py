@@ -103,8 +103,8 @@ def test_from_several_threads(tmp_path: Path) -> None:
     expected = {path: prepared(megabytes=0)({"image": path})["image"].as_tensor() for path in paths}
     room = 2.5 * np.prod(SHAPE) * 4 / 2**20
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda path: prepared(megabytes=room)({"image": path})["image"], paths))
-    for path, scan in zip(paths, found, strict=True):
+        scans = list(threads.map(lambda path: prepared(megabytes=room)({"image": path})["image"], paths))
+    for path, scan in zip(paths, scans, strict=True):
         assert torch.equal(scan.as_tensor(), expected[path])
     assert len(SCANS) <= 2
 
@@ -129,10 +129,10 @@ def test_two_patients_with_equal_headers(tmp_path: Path, header: str) -> None:
     assert (tmp_path / "0" / header).read_bytes() == (tmp_path / "1" / header).read_bytes()
 
     def values(path: str) -> np.ndarray:
-        found = prepared()({"image": path})
+        data = prepared()({"image": path})
         upright = Compose(prepared().transforms[:-1])({"image": path})["image"]
-        np.testing.assert_allclose(found["image"], upright / 100, atol=1e-6)  # as loaded anew
-        return np.sort(np.asarray(found["image"]).ravel() * 100)
+        np.testing.assert_allclose(data["image"], upright / 100, atol=1e-6)  # as loaded anew
+        return np.sort(np.asarray(data["image"]).ravel() * 100)
 
     for array, path in zip(arrays, paths, strict=False):
         np.testing.assert_allclose(values(path), np.sort(array.ravel()), atol=1e-4)
@@ -150,8 +150,8 @@ def test_equal_voxels_with_different_headers(tmp_path: Path) -> None:
     spacings = [(1.0, 2.0, 3.0), (3.0, 1.0, 2.0)]
     for n, spacing in enumerate(spacings):
         path = write_in_two(tmp_path / f"{n}", "ct.img", array, affine_of("LPS", spacing))
-        found = prepared()({"image": path})["image"]
-        np.testing.assert_allclose(found.pixdim, spacing[::-1], atol=1e-5)  # oriented SPL
+        scan = prepared()({"image": path})["image"]
+        np.testing.assert_allclose(scan.pixdim, spacing[::-1], atol=1e-5)  # oriented SPL
 
 
 def test_a_header_whose_data_are_a_list_is_not_kept(tmp_path: Path) -> None:

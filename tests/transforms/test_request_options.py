@@ -29,9 +29,9 @@ def read(**given: object) -> dict:
 )
 def test_values(given: dict, expected: dict) -> None:
     data = read(**given)
-    found = json.loads(data["image"].meta["options"])
-    assert found == expected
-    assert {name: type(value) for name, value in found.items()} == {n: type(v) for n, v in expected.items()}
+    options = json.loads(data["image"].meta["options"])
+    assert options == expected
+    assert {name: type(value) for name, value in options.items()} == {n: type(v) for n, v in expected.items()}
     assert data.keys().isdisjoint(OPTIONS)
 
 
