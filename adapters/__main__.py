@@ -47,9 +47,10 @@ def _help(name: str, function: Callable[..., Any]) -> str:
 
 
 def _reader(name: str, kind: type, given: Sequence[str]) -> Callable[[str], Any]:
-    """A function that reads an option's text as its annotated type, or says what it wanted instead."""
+    """A function that reads an option's text as its annotated type, the first of several, or says what was expected."""
     flag = f"--{name.replace('_', '-')}"
-    wanted = {int: "a whole number", float: "a number", bool: "True or False"}
+    kind = next(iter(typing.get_args(kind)), kind)
+    expected = {int: "a whole number", float: "a number", bool: "True or False"}
 
     def read(text: str) -> Any:
         if kind is bool:
@@ -63,7 +64,7 @@ def _reader(name: str, kind: type, given: Sequence[str]) -> Callable[[str], Any]
                 return kind(text)
             except ValueError:
                 pass
-        raise UsageError(f"{flag} is {text!r}, expected {wanted.get(kind, kind.__name__)}")
+        raise UsageError(f"{flag} is {text!r}, expected {expected.get(kind, kind.__name__)}")
 
     return read
 

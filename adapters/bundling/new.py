@@ -35,31 +35,30 @@ def new_bundle(
     datalist: str | os.PathLike,
     label: int,
     output: str | os.PathLike = BUNDLES,
-    *,
     dataset_dir: str | os.PathLike | None = None,
     modality: str = "",
     crop_size: int | None = None,
     spacing: float | None = None,
+    *,
     label_name: str = "tumor",
     workers: int = 2,
 ) -> str:
-    """Writes a bundle that trains, evaluates and infers on the cases of a data list.
+    """Writes a bundle for your own tumour, with values chosen from the fingerprint of your data.
 
-    It is the bundle of the published tasks with other values: intensities from the lesions of the training cases as
-    the published constants were made, crop and spacing by `choose`. All cases are read and checked first.
+    It is the bundle of the published tasks with other values. Intensities follow from the lesions of the training
+    cases, as in the published ones; all cases are read and checked first.
 
     Args:
-        name: of the task, such as ``lung_tumor_ct``; the folder is called ``<name>_samadapter_deepgrow``.
-        datalist: JSON with the sections "training", "validation" and "test", as `load_datalist` reads it.
-        label: value of the lesion in the labels.
-        output: folder of bundles; made if it is not there.
-        dataset_dir: folder that the list's paths start from; None: the list's own.
-        modality: "CT" (intensities in HU) or "MR" (no unit: each scan is scaled to its own percentiles first). Empty:
-            what the list says under "modality", else the name.
-        crop_size: side of the crops in voxels; None: chosen.
-        spacing: mm of a crop's voxels; None: chosen.
-        label_name: what requests and viewers call the lesion.
-        workers: how many cases to read at a time.
+        name: Of the task, such as lung_tumor_ct; the folder is called NAME_samadapter_deepgrow.
+        datalist: JSON with the sections training, validation and test.
+        label: The value of the lesion in the labels.
+        output: The folder of bundles; it is made if it is not there.
+        dataset_dir: The folder that the list's paths start from; the list's own where it is not given.
+        modality: CT (in HU) or MR (no unit, scaled first); what the data list or the name says where it is not given.
+        crop_size: Side of the crops in voxels; chosen from the data where it is not given.
+        spacing: Millimetres of a crop's voxels; chosen from the data where it is not given.
+        label_name: What requests and viewers call the lesion.
+        workers: How many cases to read at a time.
 
     Returns:
         What to print: what was measured and chosen, and the commands.

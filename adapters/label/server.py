@@ -142,24 +142,23 @@ def environment() -> dict[str, str]:
 
 def serve(
     studies: str,
-    *,
     bundles: str | os.PathLike | None = None,
-    names: Sequence[str] = (),
-    app_folder: str | os.PathLike = "label_app",
+    names: str = "",
+    app: str | os.PathLike = "label_app",
     host: str = "127.0.0.1",
     port: int = 8000,
     scoring: str = "",
 ) -> str:
-    """Start the server and stay until it ends.
+    """Starts MONAI Label's server with the bundles that have weights, for 3D Slicer and OHIF; see the how-to.
 
     Args:
-        studies: folder of scans, or the address of a DICOMweb server.
-        bundles: folder of bundles, as `find_bundles`.
-        names: which of them; empty: all that have weights.
-        app_folder: where MONAI Label's app is put, with its logs.
-        host: address to listen on. Others than 127.0.0.1 let anybody in who can reach them: there is no password.
-        port: port to listen on.
-        scoring: name of a bundle for scoring, see `command`.
+        studies: Folder of scans, or the address of a DICOMweb server.
+        bundles: Folder of bundles; left out, bundles/ here, or the library's own where there is none.
+        names: Which of them, with commas between; all that have weights when left out.
+        app: The folder that MONAI Label's own app, its logs and links to the bundles are put into.
+        host: Address to listen on; there is no password, so others than 127.0.0.1 let anybody in.
+        port: Port to listen on.
+        scoring: The bundle that scores scans by its uncertainty, for active learning.
 
     Returns:
         What to print when it has ended.
@@ -177,11 +176,10 @@ def serve(
         if not Path(studies).expanduser().is_dir():
             raise FileNotFoundError(f"there is no folder of studies {studies!r}: name the folder with the scans")
         studies = str(Path(studies).expanduser().resolve())
-    served = find_bundles(bundles, names)
+    served = find_bundles(bundles, [name.strip() for name in names.split(",") if name.strip()])
     if scoring and scoring not in [bundle.name for bundle in served]:
         raise ValueError(f"scoring is {scoring!r}, expected one of {', '.join(bundle.name for bundle in served)}")
-    app = arrange(app_folder, served)
-    words = command(app, studies, served, host=host, port=port, scoring=scoring)
+    words = command(arrange(app, served), studies, served, host=host, port=port, scoring=scoring)
     logger.info("starting http://%s:%d/ with %s", host, port, ", ".join(bundle.name for bundle in served))
     code = subprocess.run(words, env=environment(), check=False).returncode
     if code:
