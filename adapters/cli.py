@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from adapters.bundling.folders import bundle_folder, bundles_in, find_bundle
 from adapters.bundling.get import get_bundle
 from adapters.bundling.new import new_bundle
 from adapters.bundling.package import package
@@ -188,12 +189,21 @@ def check_bundle(
         device: Where the network is run once: cpu or cuda:0 compute, meta follows shapes and types alone.
         all: Check all in the folder of bundles.
     """
-    from adapters.bundling.check import check_bundles as run
+    from adapters.bundling import check
 
     if bool(name) == all:
         raise ValueError("check_bundle needs the name of a bundle, or --all")
-    report, sound = run([name] if name else [], schema=schema or None, bundles=bundles, device=device, verbs=VERBS)
-    if not sound:
+    home = bundle_folder(bundles)
+    names = [name] if name else [folder.name for folder in bundles_in(home)]
+    if not names:
+        raise FileNotFoundError(f"there is no bundle in {str(home)!r}: name the folder of bundles")
+    lines, problems = [], 0
+    for each in names:
+        findings = check.check_bundle(each, bundles=bundles, schema=schema or None, device=device, verbs=VERBS)
+        lines += [find_bundle(each, bundles).name, *(f"  {finding}" for finding in findings)]
+        problems += sum(finding.state == "problem" for finding in findings)
+    report = "\n".join([*lines, f"{problems or 'no'} problem{'s' * (problems != 1)}"])
+    if problems:
         sys.stdout.write(f"{report}\n")
         raise SystemExit(1)
     return report

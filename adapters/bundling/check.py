@@ -23,12 +23,12 @@ from typing import Any, Literal
 
 import monai_sam_adapters
 from adapters.bundling.error_text import innermost, one_line
-from adapters.bundling.folders import bundle_folder, bundles_in, find_bundle
+from adapters.bundling.folders import find_bundle
 from adapters.bundling.package import bundle_files, large_files
 from adapters.bundling.readme import card_problems
 from adapters.files import cache_folder, file_hash
 
-__all__ = ["CHECKS", "Finding", "check_bundle", "check_bundles"]
+__all__ = ["CHECKS", "Finding", "check_bundle"]
 
 LIBRARY = "monai-sam-adapters"
 LARGEST = 25 * 2**20
@@ -51,13 +51,7 @@ _LONGEST = 300  # characters of what a library says
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of one check.
-
-    Attributes:
-        check: its name.
-        state: "OK", "problem" or "skipped".
-        message: what is right; what is wrong and what to do; or why nothing was checked.
-    """
+    """What came of one check; the message says what is right, or wrong and what to do, or why nothing was checked."""
 
     check: str
     state: State
@@ -207,32 +201,6 @@ def check_bundle(
     return findings
 
 
-def check_bundles(names: Sequence[str | os.PathLike], **options: Any) -> tuple[str, bool]:
-    """Checks several bundles.
-
-    Args:
-        names: as `check_bundle`; empty: all in the folder of bundles, see `bundle_folder`.
-        options: as `check_bundle`.
-
-    Returns:
-        What to print, a line for each finding below the bundle's name, and whether no problem was found.
-
-    Raises:
-        FileNotFoundError: as `check_bundle`, or the folder has no bundle.
-        ValueError: as `check_bundle`.
-    """
-    bundles = options.get("bundles")
-    names = names or bundles_in(bundle_folder(bundles))
-    if not names:
-        raise FileNotFoundError(f"there is no bundle in {str(bundle_folder(bundles))!r}: name the folder of bundles")
-    lines, problems = [], 0
-    for name in names:
-        findings = check_bundle(name, **options)
-        lines += [find_bundle(name, bundles).name, *(f"  {finding}" for finding in findings)]
-        problems += sum(finding.state == "problem" for finding in findings)
-    return "\n".join([*lines, f"{problems or 'no'} problem{'s' * (problems != 1)}"]), not problems
-
-
 def _findings(name: str, check: Check, bundle: _Bundle) -> Iterator[Finding]:
     try:
         for problem in check(bundle):
@@ -331,6 +299,7 @@ def _version(bundle: _Bundle) -> Iterator[str]:
 def _packages(bundle: _Bundle) -> Iterator[str]:
     needed = bundle.metadata.get("required_packages_version")
     needed = needed if isinstance(needed, dict) else {}
+    asked = {stem: set(_library_versions(config)) for stem, config in bundle.configs.items()}
     for package in needed:
         try:
             importlib.metadata.version(package)
@@ -340,9 +309,8 @@ def _packages(bundle: _Bundle) -> Iterator[str]:
                 f"pip install {package}, or correct the name"
             )
     ours = needed.get(LIBRARY)
-    for stem, config in bundle.configs.items():
-        versions = set(_library_versions(config))
-        if stem in bundle.whole and "adapters." in json.dumps(config) and not versions:
+    for stem, versions in asked.items():
+        if stem in bundle.whole and "adapters." in json.dumps(bundle.whole[stem]) and not versions:
             yield (
                 f"configs/{stem}.json has no id library that requires {LIBRARY}, so a user without it is not told what "
                 "to install: take it from another bundle"
@@ -352,7 +320,7 @@ def _packages(bundle: _Bundle) -> Iterator[str]:
                 f"configs/{stem}.json requires {LIBRARY} {', '.join(sorted(versions))}, and "
                 f"required_packages_version of configs/metadata.json has {ours}: write the same version"
             )
-    for version in {version for config in bundle.configs.values() for version in _library_versions(config)}:
+    for version in set().union(*asked.values()):
         try:
             monai_sam_adapters.require(version)
         except (ImportError, ValueError) as error:
@@ -479,7 +447,7 @@ def _labels(bundle: _Bundle) -> Iterator[str]:
                     f"{names}: use the same names"
                 )
     values = bundle.configs.get("train", {}).get("label_values")
-    for path in _datalists(bundle.folder):
+    for path in (*bundle.folder.glob("configs/datalist.json"), *sorted(bundle.folder.glob("datalists/*.json"))):
         try:
             labels = _json(path).get("labels")
         except (OSError, ValueError, UserWarning) as error:
@@ -671,10 +639,6 @@ def _property_problems(path: Path, config: Mapping[str, Any], kind: str, folder:
 def _library_versions(config: Mapping[str, Any]) -> list[str]:
     """The versions of the library that a configuration requires."""
     return re.findall(r"\.require\('([^']*)'\)", str(config.get("library", "")))
-
-
-def _datalists(folder: Path) -> list[Path]:
-    return [*folder.glob("configs/datalist.json"), *sorted(folder.glob("datalists/*.json"))]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ __all__ = ["init_bundle"]
 
 def init_bundle(
     name: str | os.PathLike,
-    sam: str | os.PathLike | None = None,
+    sam: str | Path | None = None,
     seed: int = 0,
     *,
     random: bool = False,

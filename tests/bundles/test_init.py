@@ -16,7 +16,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from adapters.__main__ import main
 from adapters.bundling.folders import find_bundle
 from adapters.bundling.weights import init_bundle
-from adapters.networks import SAMAdapter3D, build_sam_adapter3d, get_variant
+from adapters.networks import SAMAdapter3D, build_sam_adapter3d, get_backbone
 
 NAME = "kidney_tumor_ct_samadapter_deepgrow"
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -37,7 +37,7 @@ def bundle(tmp_path: Path) -> Path:
 def sam(tmp_path: Path) -> tuple[Path, Sam]:
     """A file of SAM's format whose encoder is of the sizes of `tiny`."""
     torch.manual_seed(1)
-    v = get_variant("tiny")
+    v = get_backbone("tiny")
     encoder = ImageEncoderViT(
         img_size=16 * v.table_size,
         embed_dim=v.embed_dim,
