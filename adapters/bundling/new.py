@@ -65,8 +65,8 @@ def new_bundle(
 
     Raises:
         FileNotFoundError: the list or one of its files is missing.
-        ValueError: the folder exists; a name, number or modality that cannot be; a section missing, or a case in two of
-            them; a case for training or validation without a lesion; scans that `fingerprint` refuses.
+        ValueError: the folder exists, or a name, number or modality cannot be. A section is missing, or a case is in
+            two. A case for training or validation has no lesion, or `fingerprint` refuses a scan.
     """
     from adapters.datasets.fingerprint import fingerprint
 
@@ -76,7 +76,12 @@ def new_bundle(
         raise ValueError(
             f"{str(bundle)!r} exists already and was left as it is: choose another name or output, or remove it"
         )
-    _check_numbers(label, crop_size, spacing)
+    if label < 1:
+        raise ValueError(f"label is {label}, expected the value of the lesion in the labels, 1 or more")
+    if crop_size is not None and (crop_size < 8 or crop_size % 4):
+        raise ValueError(f"crop_size is {crop_size}, expected a multiple of 4 that is at least 8, such as 96")
+    if spacing is not None and not 0 < spacing < math.inf:
+        raise ValueError(f"spacing is {spacing}, expected a positive number of mm")
     if not label_name.strip() or label_name == "background":
         raise ValueError(f"label_name is {label_name!r}, expected what the lesion is called, such as 'tumor'")
     path = Path(datalist).expanduser()
@@ -94,11 +99,12 @@ def new_bundle(
                 f"({', '.join(without[:_MOST_NAMES])}): take them out, or put them into the section 'test'"
             )
     side, edge = choose(measured["training"], crop_size=crop_size, spacing=spacing)
+    words = [word for word in name.replace(ENDING, "").split("_") if word not in MODALITIES]
     values = {
         **json.loads(_OWN.read_text(encoding="utf-8")),
         "bundle": bundle.name,
         "folder": folder.as_posix(),
-        "title": f"{_words(name)} in {kind}",
+        "title": f"{' '.join(words).capitalize() or name} in {kind}",
         "dataset_dir": base.resolve().as_posix(),
         "label": label,
         "label_name": label_name,
@@ -143,8 +149,8 @@ def choose(
     """Crop and spacing for a fingerprint; a rule of this library's, which gives 128 voxels of 1 mm on ordinary CTs.
 
     The spacing is the finest edge of the median voxel, rounded up to a quarter of a millimetre. The crop is 128 voxels
-    as published, or 64 or 96 where a scan is no longer than that. Where the lesions' 95th percentile of length is more
-    than 1 / 1.25 of the crop, the spacing grows until it is not, or until a scan fits into the crop.
+    as published, or 64 or 96 where a scan is no longer than that. The lesions' 95th percentile of length has to be at
+    most 1 / 1.25 of the crop: the spacing grows until it is, or until a scan fits into the crop.
 
     Args:
         measured: what `fingerprint` gave for the training cases.
@@ -168,15 +174,6 @@ def _rounded_up(length: float) -> float:
     """To a quarter of a millimetre; to one digit where that would be too coarse."""
     step = 0.25 if length > 0.25 else 10.0 ** math.floor(math.log10(length))
     return round(math.ceil(length / step - 1e-6) * step, 6)
-
-
-def _check_numbers(label: int, crop_size: int | None, spacing: float | None) -> None:
-    if label < 1:
-        raise ValueError(f"label is {label}, expected the value of the lesion in the labels, 1 or more")
-    if crop_size is not None and (crop_size < 8 or crop_size % 4):
-        raise ValueError(f"crop_size is {crop_size}, expected a multiple of 4 that is at least 8, such as 96")
-    if spacing is not None and not 0 < spacing < math.inf:
-        raise ValueError(f"spacing is {spacing}, expected a positive number of mm")
 
 
 def _read_list(path: Path, base: Path) -> dict[str, Any]:
@@ -222,11 +219,6 @@ def _modality(given: str, listed: Any, name: str) -> str:
         "neither the data list nor the name says what the scans are: add --modality CT (intensities in HU) or "
         "--modality MR (each scan scaled to its own percentiles)"
     )
-
-
-def _words(name: str) -> str:
-    words = [word for word in name.replace(ENDING, "").split("_") if word not in MODALITIES]
-    return " ".join(words).capitalize() or name
 
 
 def _from_fingerprint(measured: Mapping[str, Any], modality: str) -> dict[str, Any]:

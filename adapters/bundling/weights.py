@@ -35,8 +35,8 @@ def init_bundle(
 
     Raises:
         FileNotFoundError: there is no such bundle, or no such file of SAM's.
-        ValueError: the bundle is part of the installed library; neither or both of `sam` and `random` are given; the
-            file exists and must not be replaced; SAM's file cannot be read or is of another variant.
+        ValueError: the bundle is part of the installed library, or neither or both of `sam` and `random` are given.
+            The file exists and must not be replaced, or SAM's cannot be read or is of another variant.
     """
     folder = check_own(find_bundle(name))
     if bool(sam) == random:
