@@ -25,7 +25,7 @@ def test_torchscript_of_the_shipped_weights(tmp_path: Path, capsys: pytest.Captu
     prompts = PromptTensors(points, torch.tensor([[1, 0]]))
     with torch.no_grad():
         expected = load_model(MODEL)(image, prompts)
-        scripted = torch.jit.load(tmp_path / "model.ts")(image, prompts)
+        scripted = torch.jit.load(tmp_path / "model.ts")(image, prompts.points, prompts.labels)
     torch.testing.assert_close(scripted, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
