@@ -21,10 +21,6 @@ _FIRE_SAYS = {
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
-class UsageError(ValueError):
-    """The command line itself is wrong."""
-
-
 def _overview() -> str:
     from adapters.cli import VERBS
 
@@ -43,13 +39,14 @@ def _help(name: str, function: Callable[..., Any]) -> str:
     from fire.trace import FireTrace
 
     program = f"{PROGRAM} {name}"
-    return HelpText(function, FireTrace(function, name=program)).replace(f"'{program}'", program) + "\n"
+    return HelpText(function, FireTrace(function, name=program)).replace(f"'{program}'", program)
 
 
 def _reader(name: str, kind: type, given: Sequence[str]) -> Callable[[str], Any]:
-    """A function that reads an option's text as its annotated type, or says what it wanted instead."""
+    """A function that reads an option's text as its annotated type, the first of several, or says what was expected."""
     flag = f"--{name.replace('_', '-')}"
-    wanted = {int: "a whole number", float: "a number", bool: "True or False"}
+    kind = next(iter(typing.get_args(kind)), kind)
+    expected = {int: "a whole number", float: "a number", bool: "True or False"}
 
     def read(text: str) -> Any:
         if kind is bool:
@@ -58,12 +55,12 @@ def _reader(name: str, kind: type, given: Sequence[str]) -> Callable[[str], Any]
         else:
             # fire turns an option without a value into "True"
             if text == "True" and not any(word == "True" or word.endswith("=True") for word in given):
-                raise UsageError(f"{flag} needs a value")
+                raise ValueError(f"{flag} needs a value")
             try:
                 return kind(text)
             except ValueError:
                 pass
-        raise UsageError(f"{flag} is {text!r}, expected {wanted.get(kind, kind.__name__)}")
+        raise ValueError(f"{flag} is {text!r}, expected {expected.get(kind, kind.__name__)}")
 
     return read
 
@@ -87,36 +84,25 @@ def _parse(name: str, function: Callable[..., Any], arguments: Sequence[str]) ->
             fire.Fire(record, command=list(arguments), name=f"{PROGRAM} {name}")
     except FireExit as error:
         reason = str(error.trace.elements[-1].ErrorAsStr())
-        for said, ours in _FIRE_SAYS.items():
-            reason = reason.replace(said, ours)
-        raise UsageError(f"{name}: {reason}; {_hint(name)}") from None
+        for theirs, ours in _FIRE_SAYS.items():
+            reason = reason.replace(theirs, ours)
+        raise ValueError(f"{name}: {reason}; {_hint(name)}") from None
     return calls[0]
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Runs one command line.
-
-    Args:
-        arguments: What follows ``python -m adapters``.
-
-    Raises:
-        ValueError: On a user's mistake; the message names it.
-        OSError: On a file that is missing or cannot be read or written.
-    """
+def _answer(arguments: Sequence[str]) -> str:
+    """What one command line prints."""
     from adapters.cli import VERBS
 
-    wants_help = any(argument in {"--help", "-h"} for argument in arguments)
     words = [argument for argument in arguments if argument not in {"--help", "-h"}]
     if not words:
-        print(_overview())
-        return
+        return _overview()
     name, *options = words
     if name not in VERBS:
-        raise UsageError(f"unknown verb {name!r}, expected one of {', '.join(VERBS)}")
-    if wants_help:
-        print(_help(name, VERBS[name]), end="")
-        return
-    print(_parse(name, VERBS[name], options)())
+        raise ValueError(f"unknown verb {name!r}, expected one of {', '.join(VERBS)}")
+    if len(words) < len(arguments):
+        return _help(name, VERBS[name])
+    return str(_parse(name, VERBS[name], options)())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -128,11 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    given = [argument for argument in given if argument != "--debug"]
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     try:
-        run(given)
+        print(_answer([argument for argument in given if argument != "--debug"]))
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         raise SystemExit(INTERRUPTED) from None

@@ -1,6 +1,6 @@
 """The verbs of ``python -m adapters``: each is a function, and its docstring is its help.
 
-What a verb needs is imported inside it, so that listing the verbs and their help stays fast.
+A verb that needs torch imports it inside: to list the verbs and their help stays fast.
 """
 
 from __future__ import annotations
@@ -8,21 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-Verb = Callable[..., str]
-VERBS: dict[str, Verb] = {}
+from adapters.bundling.folders import bundle_folder, bundles_in, find_bundle
+from adapters.bundling.get import get_bundle
+from adapters.bundling.new import new_bundle
+from adapters.bundling.package import package
+from adapters.bundling.weights import init_bundle
+from adapters.label import serve
 
 
-def verb(function: Verb) -> Verb:
-    """Registers a function as a verb of the command line, under its own name.
-
-    Its parameters become the options; those annotated `str`, `int`, `float` or `bool` are read as such. It
-    returns what to print. A `ValueError` or `OSError` that it raises is shown to the user as one sentence.
-    """
-    VERBS[function.__name__] = function
-    return function
-
-
-@verb
 def convert(
     checkpoint: str, output: str, *, window_size: int = 8, prompt_heads: int = 8, overwrite: bool = False
 ) -> str:
@@ -40,7 +33,6 @@ def convert(
     return str(run(checkpoint, output, window_size=window_size, prompt_heads=prompt_heads, overwrite=overwrite))
 
 
-@verb
 def phantom(output: str, cases: int = 4, seed: int = 0) -> str:
     """Writes generated torso CTs with tumours and their masks as NIfTI, in images/ and labels/.
 
@@ -55,7 +47,6 @@ def phantom(output: str, cases: int = 4, seed: int = 0) -> str:
     return f"wrote {cases} phantoms into {output}"
 
 
-@verb
 def demo(output: str = "demo", epochs: int = 20) -> str:
     """One click on a real CT, a short training run and its evaluation, with a report in HTML.
 
@@ -71,7 +62,6 @@ def demo(output: str = "demo", epochs: int = 20) -> str:
     return f"open {run(output, epochs=epochs)}"
 
 
-@verb
 def download(weights: str, output: str = ".", url: str = "") -> str:
     """Fetches SAM's official weights, goes on where an earlier download broke, and checks them.
 
@@ -86,38 +76,6 @@ def download(weights: str, output: str = ".", url: str = "") -> str:
     return f"{path}: {WEIGHTS[weights].size / 1e6:.0f} MB, sha256 checked, licence {WEIGHTS[weights].licence}"
 
 
-@verb
-def init(name: str, sam: str = "", seed: int = 0, *, random: bool = False, overwrite: bool = False) -> str:
-    """Writes the models/model.pt of a bundle that ships none, untrained, from SAM's file.
-
-    A bundle that lies in the installed library is copied first, with the verb get.
-
-    Args:
-        name: The bundle's name, or its folder.
-        sam: SAM's file of the bundle's variant, such as weights/sam_vit_b_01ec64.pth.
-        seed: For the weights that SAM's file does not have.
-        random: Do without SAM's file: random weights.
-        overwrite: Replace a models/model.pt that is there.
-    """
-    from adapters.bundling.weights import init_bundle
-
-    return f"wrote {init_bundle(name, sam or None, random=random, seed=seed, overwrite=overwrite)}: untrained"
-
-
-@verb
-def get(name: str, output: str = "bundles") -> str:
-    """Copies a bundle that comes with the library, to be trained or changed.
-
-    Args:
-        name: The bundle's name, or its folder.
-        output: The folder of bundles to copy it into; it is made if it is not there.
-    """
-    from adapters.bundling.get import get_bundle
-
-    return get_bundle(name, output)
-
-
-@verb
 def export(name: str, format: str, output: str = "", *, check: bool = True) -> str:  # noqa: A002  (the option's name)
     """Writes a bundle's network for other programs: as ONNX, TorchScript or safetensors.
 
@@ -134,7 +92,6 @@ def export(name: str, format: str, output: str = "", *, check: bool = True) -> s
     return export_bundle(name, format, output or None, check=check)  # type: ignore[arg-type]  # checked there
 
 
-@verb
 def compare(runs: str, output: str) -> str:
     """Puts the scores of several methods into one table and one plot of Dice over clicks.
 
@@ -147,7 +104,6 @@ def compare(runs: str, output: str) -> str:
     return f"wrote {run(runs, output)}"
 
 
-@verb
 def report(folder: str, *, task: str = "") -> str:
     """Writes one HTML page, with everything in it, from a folder with the scores of an evaluation.
 
@@ -160,7 +116,6 @@ def report(folder: str, *, task: str = "") -> str:
     return f"open {run(folder, task=task or None)}"
 
 
-@verb
 def prepare(
     dataset: str,
     output: str,
@@ -187,7 +142,6 @@ def prepare(
     return run(dataset, output, source, fold=fold, download=download, partial=partial, workers=workers)
 
 
-@verb
 def fingerprint(
     datalist: str,
     output: str = "fingerprint.json",
@@ -218,51 +172,6 @@ def fingerprint(
     )
 
 
-@verb
-def new_bundle(
-    name: str,
-    datalist: str,
-    label: int,
-    output: str = "bundles",
-    dataset_dir: str = "",
-    modality: str = "",
-    crop_size: int = 0,
-    spacing: float = 0.0,
-    *,
-    label_name: str = "tumor",
-    workers: int = 2,
-) -> str:
-    """Writes a bundle for your own tumour, with values chosen from the fingerprint of your data.
-
-    Args:
-        name: Of the task, such as lung_tumor_ct; the folder is called NAME_samadapter_deepgrow.
-        datalist: JSON with the sections training, validation and test.
-        label: The value of the lesion in the labels.
-        output: The folder of bundles.
-        dataset_dir: The folder that the list's paths start from; the list's own where it is not given.
-        modality: CT or MR; what the data list or the name says where it is not given.
-        crop_size: Side of the crops in voxels; chosen from the data where it is 0.
-        spacing: Millimetres of a crop's voxels; chosen from the data where it is 0.
-        label_name: What viewers call the lesion.
-        workers: How many cases to read at a time.
-    """
-    from adapters.bundling.new import new_bundle as run
-
-    return run(
-        name,
-        datalist,
-        label,
-        output,
-        dataset_dir=dataset_dir or None,
-        modality=modality,
-        crop_size=crop_size or None,
-        spacing=spacing or None,
-        label_name=label_name,
-        workers=workers,
-    )
-
-
-@verb
 def check_bundle(
     name: str = "",
     schema: str = "",
@@ -280,55 +189,45 @@ def check_bundle(
         device: Where the network is run once: cpu or cuda:0 compute, meta follows shapes and types alone.
         all: Check all in the folder of bundles.
     """
-    from adapters.bundling.check import check_bundles as run
+    from adapters.bundling import check
 
     if bool(name) == all:
         raise ValueError("check_bundle needs the name of a bundle, or --all")
-    report, sound = run([name] if name else [], schema=schema or None, bundles=bundles, device=device, verbs=VERBS)
-    if not sound:
+    home = bundle_folder(bundles)
+    names = [name] if name else [folder.name for folder in bundles_in(home)]
+    if not names:
+        raise FileNotFoundError(f"there is no bundle in {str(home)!r}: name the folder of bundles")
+    lines, problems = [], 0
+    for each in names:
+        findings = check.check_bundle(each, bundles=bundles, schema=schema or None, device=device, verbs=VERBS)
+        lines += [find_bundle(each, bundles).name, *(f"  {finding}" for finding in findings)]
+        problems += sum(finding.state == "problem" for finding in findings)
+    report = "\n".join([*lines, f"{problems or 'no'} problem{'s' * (problems != 1)}"])
+    if problems:
         sys.stdout.write(f"{report}\n")
         raise SystemExit(1)
     return report
 
 
-@verb
-def package(name: str, output: str = "dist", bundles: str = "", source: str = "") -> str:
-    """Writes a bundle as the Model Zoo keeps it: NAME_v<version>.zip and its entry in model_info.json.
+VERBS: dict[str, Callable[..., str]] = {
+    "convert": convert,
+    "phantom": phantom,
+    "demo": demo,
+    "download": download,
+    "init": init_bundle,
+    "get": get_bundle,
+    "export": export,
+    "compare": compare,
+    "report": report,
+    "prepare": prepare,
+    "fingerprint": fingerprint,
+    "new_bundle": new_bundle,
+    "check_bundle": check_bundle,
+    "package": package,
+    "label_server": serve,
+}
+"""The functions by verb.
 
-    Args:
-        name: Of a folder of bundles, or the path of a bundle anywhere.
-        output: The folder to write into; it is made if it is not there, and other entries of its model_info.json stay.
-        bundles: The folder of bundles; left out, bundles/ here, then the library's own.
-        source: The address of the folder that the zip will be offered in; the Model Zoo's when left out.
-    """
-    from adapters.bundling.package import ZOO_URL
-    from adapters.bundling.package import package as run
-
-    return run(name, output, bundles=bundles, source=source or ZOO_URL)
-
-
-@verb
-def label_server(
-    studies: str,
-    bundles: str = "",
-    names: str = "",
-    app: str = "label_app",
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    scoring: str = "",
-) -> str:
-    """Starts MONAI Label's server with the bundles that have weights, for 3D Slicer and OHIF; see the how-to.
-
-    Args:
-        studies: Folder of scans, or the address of a DICOMweb server.
-        bundles: Folder of bundles; left out, bundles/ here, or the library's own where there is none.
-        names: Which of them, with commas between; all that have weights when left out.
-        app: The folder that MONAI Label's own app, its logs and links to the bundles are put into.
-        host: Address to listen on; there is no password, so others than 127.0.0.1 let anybody in.
-        port: Port to listen on.
-        scoring: The bundle that scores scans by its uncertainty, for active learning.
-    """
-    from adapters.label import serve
-
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    return serve(studies, bundles=bundles, names=chosen, app_folder=app, host=host, port=port, scoring=scoring)
+A parameter is an option, read as its annotation says: `str`, `int`, `float`, `bool`, or the first type of several. The
+text that a function returns is printed. A `ValueError` or `OSError` that it raises is shown as one sentence.
+"""

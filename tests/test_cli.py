@@ -11,7 +11,6 @@ from adapters import cli
 from adapters.__main__ import main
 
 
-@cli.verb
 def echo(text: str, times: int = 1, scale: float = 1.0, *, loud: bool = False) -> str:
     """Repeats a text.
 
@@ -28,9 +27,6 @@ def echo(text: str, times: int = 1, scale: float = 1.0, *, loud: bool = False) -
     if text == "bug":
         raise RuntimeError("ours")
     return f"{(text.upper() if loud else text) * times} {scale}"
-
-
-cli.VERBS.pop("echo")  # only the tests below know it
 
 
 @pytest.fixture(autouse=True)

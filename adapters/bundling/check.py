@@ -23,12 +23,12 @@ from typing import Any, Literal
 
 import monai_sam_adapters
 from adapters.bundling.error_text import innermost, one_line
-from adapters.bundling.folders import bundle_folder, bundles_in, find_bundle
+from adapters.bundling.folders import find_bundle
 from adapters.bundling.package import bundle_files, large_files
 from adapters.bundling.readme import card_problems
 from adapters.files import cache_folder, file_hash
 
-__all__ = ["CHECKS", "Finding", "check_bundle", "check_bundles"]
+__all__ = ["CHECKS", "Finding", "check_bundle"]
 
 LIBRARY = "monai-sam-adapters"
 LARGEST = 25 * 2**20
@@ -46,18 +46,11 @@ _NEEDED = (
 _NO_CONFIGURATIONS = {"metadata", "datalist"}
 _HASHES = ("md5", "sha1", "sha256", "sha512")  # those that MONAI's download takes
 _WEIGHTS = {"model": "inference", "model_auto": "inference_auto"}
-_LONGEST = 300  # characters of what a library says
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of one check.
-
-    Attributes:
-        check: its name.
-        state: "OK", "problem" or "skipped".
-        message: what is right; what is wrong and what to do; or why nothing was checked.
-    """
+    """What came of one check; the message says what is right, or wrong and what to do, or why nothing was checked."""
 
     check: str
     state: State
@@ -193,7 +186,9 @@ def check_bundle(
     try:
         torch.empty(0, device=device)
     except (AssertionError, RuntimeError) as error:  # torch says either of a device that it was not built for
-        raise ValueError(f"device is {device!r}, expected meta, cpu or one that torch has ({_line(error)})") from None
+        raise ValueError(
+            f"device is {device!r}, expected meta, cpu or one that torch has ({one_line(error)})"
+        ) from None
     path = None if schema is None else Path(schema).expanduser()
     if path is not None and not path.is_file():
         raise FileNotFoundError(
@@ -207,32 +202,6 @@ def check_bundle(
     return findings
 
 
-def check_bundles(names: Sequence[str | os.PathLike], **options: Any) -> tuple[str, bool]:
-    """Checks several bundles.
-
-    Args:
-        names: as `check_bundle`; empty: all in the folder of bundles, see `bundle_folder`.
-        options: as `check_bundle`.
-
-    Returns:
-        What to print, a line for each finding below the bundle's name, and whether no problem was found.
-
-    Raises:
-        FileNotFoundError: as `check_bundle`, or the folder has no bundle.
-        ValueError: as `check_bundle`.
-    """
-    bundles = options.get("bundles")
-    names = names or bundles_in(bundle_folder(bundles))
-    if not names:
-        raise FileNotFoundError(f"there is no bundle in {str(bundle_folder(bundles))!r}: name the folder of bundles")
-    lines, problems = [], 0
-    for name in names:
-        findings = check_bundle(name, **options)
-        lines += [find_bundle(name, bundles).name, *(f"  {finding}" for finding in findings)]
-        problems += sum(finding.state == "problem" for finding in findings)
-    return "\n".join([*lines, f"{problems or 'no'} problem{'s' * (problems != 1)}"]), not problems
-
-
 def _findings(name: str, check: Check, bundle: _Bundle) -> Iterator[Finding]:
     try:
         for problem in check(bundle):
@@ -240,7 +209,7 @@ def _findings(name: str, check: Check, bundle: _Bundle) -> Iterator[Finding]:
     except _SkippedError as reason:
         yield Finding(name, "skipped", str(reason))
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        message = f"a file has another form than expected ({_line(error)}); correct what the other checks find"
+        message = f"a file has another form than expected ({one_line(error)}); correct what the other checks find"
         yield Finding(name, "problem", message)
 
 
@@ -287,19 +256,19 @@ def _metadata(bundle: _Bundle) -> Iterator[str]:
             meta_file=str(bundle.path("metadata")), filepath=path
         )  # fetches the schema where it is not there
     except SchemaError as error:
-        raise _SkippedError(f"the schema is none ({_line(error.message)}): give another with --schema") from None
+        raise _SkippedError(f"the schema is none ({one_line(error.message)}): give another with --schema") from None
     except Exception as error:
         if isinstance(error.__cause__, ValidationError):  # the first fault; the user is told all
             schema = json.loads(path.read_text(encoding="utf-8"))
             for fault in validator_for(schema)(schema).iter_errors(bundle.metadata):
                 cause = best_match([fault])
                 place = "#".join(map(str, cause.absolute_path)) or "the whole"
-                yield f"configs/metadata.json does not fit the schema, {place}: {_line(cause.message)}; correct it"
+                yield f"configs/metadata.json does not fit the schema, {place}: {one_line(cause.message)}; correct it"
             return
         if bundle.schema:
-            raise _SkippedError(f"{path} is no schema ({_line(error)}): give another with --schema") from None
+            raise _SkippedError(f"{path} is no schema ({one_line(error)}): give another with --schema") from None
         path.unlink(missing_ok=True)
-        raise _SkippedError(f"{url} cannot be fetched ({_line(error)}): give a copy of it with --schema") from None
+        raise _SkippedError(f"{url} cannot be fetched ({one_line(error)}): give a copy of it with --schema") from None
 
 
 @_check("version", "the version is the newest of the changelog, and all versions are some")
@@ -331,6 +300,7 @@ def _version(bundle: _Bundle) -> Iterator[str]:
 def _packages(bundle: _Bundle) -> Iterator[str]:
     needed = bundle.metadata.get("required_packages_version")
     needed = needed if isinstance(needed, dict) else {}
+    asked = {stem: set(_library_versions(config)) for stem, config in bundle.configs.items()}
     for package in needed:
         try:
             importlib.metadata.version(package)
@@ -340,9 +310,8 @@ def _packages(bundle: _Bundle) -> Iterator[str]:
                 f"pip install {package}, or correct the name"
             )
     ours = needed.get(LIBRARY)
-    for stem, config in bundle.configs.items():
-        versions = set(_library_versions(config))
-        if stem in bundle.whole and "adapters." in json.dumps(config) and not versions:
+    for stem, versions in asked.items():
+        if stem in bundle.whole and "adapters." in json.dumps(bundle.whole[stem]) and not versions:
             yield (
                 f"configs/{stem}.json has no id library that requires {LIBRARY}, so a user without it is not told what "
                 "to install: take it from another bundle"
@@ -352,11 +321,11 @@ def _packages(bundle: _Bundle) -> Iterator[str]:
                 f"configs/{stem}.json requires {LIBRARY} {', '.join(sorted(versions))}, and "
                 f"required_packages_version of configs/metadata.json has {ours}: write the same version"
             )
-    for version in {version for config in bundle.configs.values() for version in _library_versions(config)}:
+    for version in set().union(*asked.values()):
         try:
             monai_sam_adapters.require(version)
         except (ImportError, ValueError) as error:
-            yield _line(str(error))
+            yield one_line(str(error))
 
 
 @_check("licence", "LICENSE is there")
@@ -479,7 +448,7 @@ def _labels(bundle: _Bundle) -> Iterator[str]:
                     f"{names}: use the same names"
                 )
     values = bundle.configs.get("train", {}).get("label_values")
-    for path in _datalists(bundle.folder):
+    for path in (*bundle.folder.glob("configs/datalist.json"), *sorted(bundle.folder.glob("datalists/*.json"))):
         try:
             labels = _json(path).get("labels")
         except (OSError, ValueError, UserWarning) as error:
@@ -500,13 +469,42 @@ def _labels(bundle: _Bundle) -> Iterator[str]:
     "the configurations have the properties that MONAI requires for training and inference, and can be set up",
 )
 def _properties(bundle: _Bundle) -> Iterator[str]:
+    from monai.bundle import ConfigWorkflow
+    from monai.utils import BundleProperty, BundlePropertyConfig, set_determinism
+
+    # no data, no weights, and results that nobody wants
+    changes: dict[str, Any] = {"device": "cpu", "sam_checkpoint": None, "num_workers": 0}
+    changes |= {f"{part}dataset#data": [{}] if part else [] for part in ("train#", "validate#", "")}
+    for part in ("train", "validate"):
+        changes |= {f"{part}#dataset#cache": "none", f"{part}#dataset#cache_rate": 0.0}
     for stem in bundle.whole:
         kind = next((kind for kind in ("train", "infer") if stem.startswith(kind)), None)
-        if kind:
-            bundle.evaluable(stem)
-            with tempfile.TemporaryDirectory() as folder:
-                for problem in _property_problems(bundle.path(stem), bundle.whole[stem], kind, folder):
-                    yield f"configs/{stem}.json {problem}"
+        if kind is None:
+            continue
+        path = bundle.evaluable(stem)
+        workflow = ConfigWorkflow(config_file=str(path), workflow_type=kind, logging_file=False)
+        properties = workflow.properties.values()
+        required = [value[BundlePropertyConfig.ID] for value in properties if value.get(BundleProperty.REQUIRED)]
+        if absent := [place.replace("::", "#") for place in required if place not in workflow.parser]:
+            yield f"configs/{stem}.json lacks the ids {', '.join(absent)}, which MONAI requires: define them"
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            changes |= dict.fromkeys(("dataset_dir", "ckpt_dir", "output_dir"), folder)
+            workflow.parser.update({name: value for name, value in changes.items() if name in workflow.parser})
+            try:
+                workflow.initialize()
+                wrong = workflow.check_properties()
+            except Exception as error:
+                yield f"configs/{stem}.json cannot be set up: {one_line(innermost(error))}; correct it"
+                continue
+            finally:
+                set_determinism(None)
+        if wrong:
+            unknown = ", ".join(wrong)
+            yield (
+                f"configs/{stem}.json refers to {unknown} by ids that MONAI does not know: name them as MONAI's "
+                "properties"
+            )
 
 
 # --- the network and its weights
@@ -528,8 +526,8 @@ def _network(bundle: _Bundle) -> Iterator[str]:
         )
     except Exception as error:
         yield (
-            f"network_def of configs/inference.json, called with one image tensor: {_cause(error)}; make it agree with "
-            "network_data_format in configs/metadata.json"
+            "network_def of configs/inference.json, called with one image tensor: "
+            f"{one_line(innermost(error))}; make it agree with network_data_format in configs/metadata.json"
         )
 
 
@@ -549,8 +547,8 @@ def _torchscript(bundle: _Bundle) -> Iterator[str]:
     except Exception as error:
         if not reason:
             yield (
-                f"TorchScript does not take network_def of configs/inference.json ({_cause(error)}): change the "
-                "network, or give the reason as torchscript_exception in configs/metadata.json"
+                f"TorchScript does not take network_def of configs/inference.json ({one_line(innermost(error))}): "
+                "change the network, or give the reason as torchscript_exception in configs/metadata.json"
             )
     else:
         if "torchscript_exception" in metadata:
@@ -576,7 +574,8 @@ def _weights(bundle: _Bundle) -> Iterator[str]:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            yield f"models/{path.name} cannot be read ({_cause(error)}): write a plain state dict with torch.save"
+            reason = one_line(innermost(error))
+            yield f"models/{path.name} cannot be read ({reason}): write a plain state dict with torch.save"
             continue
         if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
             yield f"models/{path.name} is no plain state dict: write the network's state_dict() with torch.save"
@@ -584,7 +583,7 @@ def _weights(bundle: _Bundle) -> Iterator[str]:
         try:
             network.load_state_dict(state)
         except RuntimeError as error:  # torch names the tensors
-            faults = _line(str(error).partition(":")[2])
+            faults = one_line(str(error).partition(":")[2])
             yield (
                 f"models/{path.name} does not fit network_def of configs/{config}.json ({faults}); make the weights "
                 "anew, or set variant and sizes of the network to theirs"
@@ -627,7 +626,7 @@ def _missing_ids(bundle: _Bundle, stems: Sequence[str]) -> list[str]:
         parser.read_meta(bundle.metadata)
         parser.parse()
     except (KeyError, IndexError, ValueError) as error:
-        return [f"an id that is changed or repeated is not there ({_line(error)}): define it, or correct it"]
+        return [f"an id that is changed or repeated is not there ({one_line(error)}): define it, or correct it"]
     items = parser.ref_resolver.items
     texts = {place: item.get_config() for place, item in items.items() if isinstance(item.get_config(), str)}
     return [
@@ -638,43 +637,9 @@ def _missing_ids(bundle: _Bundle, stems: Sequence[str]) -> list[str]:
     ]
 
 
-def _property_problems(path: Path, config: Mapping[str, Any], kind: str, folder: str) -> Iterator[str]:
-    from monai.bundle import ConfigWorkflow
-    from monai.utils import BundleProperty, BundlePropertyConfig, set_determinism
-
-    # no data, no weights, and results that nobody wants
-    changes: dict[str, Any] = {"device": "cpu", "sam_checkpoint": None, "num_workers": 0}
-    changes |= dict.fromkeys(("dataset_dir", "ckpt_dir", "output_dir"), folder)
-    changes |= {f"{part}dataset#data": [{}] if part else [] for part in ("train#", "validate#", "")}
-    for part in ("train", "validate"):
-        changes |= {f"{part}#dataset#cache": "none", f"{part}#dataset#cache_rate": 0.0}
-    workflow = ConfigWorkflow(config_file=str(path), workflow_type=kind, logging_file=False)
-    required = [
-        value[BundlePropertyConfig.ID] for value in workflow.properties.values() if value.get(BundleProperty.REQUIRED)
-    ]
-    if absent := [place.replace("::", "#") for place in required if place not in workflow.parser]:
-        yield f"lacks the ids {', '.join(absent)}, which MONAI requires: define them"
-        return
-    workflow.parser.update({name: value for name, value in changes.items() if name in workflow.parser})
-    try:
-        workflow.initialize()
-        wrong = workflow.check_properties()
-    except Exception as error:
-        yield f"cannot be set up: {_cause(error)}; correct it"
-        return
-    finally:
-        set_determinism(None)
-    if wrong:
-        yield f"refers to {', '.join(wrong)} by ids that MONAI does not know: name them as MONAI's properties"
-
-
 def _library_versions(config: Mapping[str, Any]) -> list[str]:
     """The versions of the library that a configuration requires."""
     return re.findall(r"\.require\('([^']*)'\)", str(config.get("library", "")))
-
-
-def _datalists(folder: Path) -> list[Path]:
-    return [*folder.glob("configs/datalist.json"), *sorted(folder.glob("datalists/*.json"))]
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -697,15 +662,6 @@ def _walk(value: Any) -> Iterator[Any]:
     yield value
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from _walk(inner)
-
-
-def _cause(error: BaseException) -> str:
-    return _line(innermost(error))
-
-
-def _line(message: object) -> str:
-    text = one_line(message)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 __all__ = ["innermost", "one_line"]
 
+_LONGEST = 300  # characters
+
 
 def innermost(error: BaseException) -> BaseException:
     """The error at the bottom: MONAI wraps every one in a configuration in others, which do not say what was wrong."""
@@ -13,6 +15,7 @@ def innermost(error: BaseException) -> BaseException:
 
 
 def one_line(message: object) -> str:
-    """A text, or an error with its type, on one line."""
+    """A text, or an error with its type, on one line that is cut where it is very long."""
     text = f"{type(message).__name__}: {message}" if isinstance(message, BaseException) else str(message)
-    return " ".join(text.split())
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."

@@ -42,11 +42,11 @@ def copy_bundle(bundle: Path, folder: Path) -> Path:
 
 
 def get_bundle(name: str | os.PathLike, output: str | os.PathLike = BUNDLES) -> str:
-    """Copies a bundle, to be trained or changed.
+    """Copies a bundle that comes with the library, to be trained or changed.
 
     Args:
-        name: of the bundle, or its path, as `find_bundle`.
-        output: the folder of bundles to copy it into; made if it is not there.
+        name: The bundle's name, or its folder.
+        output: The folder of bundles to copy it into; it is made if it is not there.
 
     Returns:
         What to print: the copy, and what to do with it.

@@ -35,39 +35,38 @@ def new_bundle(
     datalist: str | os.PathLike,
     label: int,
     output: str | os.PathLike = BUNDLES,
-    *,
     dataset_dir: str | os.PathLike | None = None,
     modality: str = "",
     crop_size: int | None = None,
     spacing: float | None = None,
+    *,
     label_name: str = "tumor",
     workers: int = 2,
 ) -> str:
-    """Writes a bundle that trains, evaluates and infers on the cases of a data list.
+    """Writes a bundle for your own tumour, with values chosen from the fingerprint of your data.
 
-    It is the bundle of the published tasks with other values: intensities from the lesions of the training cases as
-    the published constants were made, crop and spacing by `choose`. All cases are read and checked first.
+    It is the bundle of the published tasks with other values. Intensities follow from the lesions of the training
+    cases, as in the published ones; all cases are read and checked first.
 
     Args:
-        name: of the task, such as ``lung_tumor_ct``; the folder is called ``<name>_samadapter_deepgrow``.
-        datalist: JSON with the sections "training", "validation" and "test", as `load_datalist` reads it.
-        label: value of the lesion in the labels.
-        output: folder of bundles; made if it is not there.
-        dataset_dir: folder that the list's paths start from; None: the list's own.
-        modality: "CT" (intensities in HU) or "MR" (no unit: each scan is scaled to its own percentiles first). Empty:
-            what the list says under "modality", else the name.
-        crop_size: side of the crops in voxels; None: chosen.
-        spacing: mm of a crop's voxels; None: chosen.
-        label_name: what requests and viewers call the lesion.
-        workers: how many cases to read at a time.
+        name: Of the task, such as lung_tumor_ct; the folder is called NAME_samadapter_deepgrow.
+        datalist: JSON with the sections training, validation and test.
+        label: The value of the lesion in the labels.
+        output: The folder of bundles; it is made if it is not there.
+        dataset_dir: The folder that the list's paths start from; the list's own where it is not given.
+        modality: CT (in HU) or MR (no unit, scaled first); what the data list or the name says where it is not given.
+        crop_size: Side of the crops in voxels; chosen from the data where it is not given.
+        spacing: Millimetres of a crop's voxels; chosen from the data where it is not given.
+        label_name: What requests and viewers call the lesion.
+        workers: How many cases to read at a time.
 
     Returns:
         What to print: what was measured and chosen, and the commands.
 
     Raises:
         FileNotFoundError: the list or one of its files is missing.
-        ValueError: the folder exists; a name, number or modality that cannot be; a section missing, or a case in two of
-            them; a case for training or validation without a lesion; scans that `fingerprint` refuses.
+        ValueError: the folder exists, or a name, number or modality cannot be. A section is missing, or a case is in
+            two. A case for training or validation has no lesion, or `fingerprint` refuses a scan.
     """
     from adapters.datasets.fingerprint import fingerprint
 
@@ -77,7 +76,12 @@ def new_bundle(
         raise ValueError(
             f"{str(bundle)!r} exists already and was left as it is: choose another name or output, or remove it"
         )
-    _check_numbers(label, crop_size, spacing)
+    if label < 1:
+        raise ValueError(f"label is {label}, expected the value of the lesion in the labels, 1 or more")
+    if crop_size is not None and (crop_size < 8 or crop_size % 4):
+        raise ValueError(f"crop_size is {crop_size}, expected a multiple of 4 that is at least 8, such as 96")
+    if spacing is not None and not 0 < spacing < math.inf:
+        raise ValueError(f"spacing is {spacing}, expected a positive number of mm")
     if not label_name.strip() or label_name == "background":
         raise ValueError(f"label_name is {label_name!r}, expected what the lesion is called, such as 'tumor'")
     path = Path(datalist).expanduser()
@@ -95,11 +99,12 @@ def new_bundle(
                 f"({', '.join(without[:_MOST_NAMES])}): take them out, or put them into the section 'test'"
             )
     side, edge = choose(measured["training"], crop_size=crop_size, spacing=spacing)
+    words = [word for word in name.replace(ENDING, "").split("_") if word not in MODALITIES]
     values = {
         **json.loads(_OWN.read_text(encoding="utf-8")),
         "bundle": bundle.name,
         "folder": folder.as_posix(),
-        "title": f"{_words(name)} in {kind}",
+        "title": f"{' '.join(words).capitalize() or name} in {kind}",
         "dataset_dir": base.resolve().as_posix(),
         "label": label,
         "label_name": label_name,
@@ -144,8 +149,8 @@ def choose(
     """Crop and spacing for a fingerprint; a rule of this library's, which gives 128 voxels of 1 mm on ordinary CTs.
 
     The spacing is the finest edge of the median voxel, rounded up to a quarter of a millimetre. The crop is 128 voxels
-    as published, or 64 or 96 where a scan is no longer than that. Where the lesions' 95th percentile of length is more
-    than 1 / 1.25 of the crop, the spacing grows until it is not, or until a scan fits into the crop.
+    as published, or 64 or 96 where a scan is no longer than that. The lesions' 95th percentile of length has to be at
+    most 1 / 1.25 of the crop: the spacing grows until it is, or until a scan fits into the crop.
 
     Args:
         measured: what `fingerprint` gave for the training cases.
@@ -169,15 +174,6 @@ def _rounded_up(length: float) -> float:
     """To a quarter of a millimetre; to one digit where that would be too coarse."""
     step = 0.25 if length > 0.25 else 10.0 ** math.floor(math.log10(length))
     return round(math.ceil(length / step - 1e-6) * step, 6)
-
-
-def _check_numbers(label: int, crop_size: int | None, spacing: float | None) -> None:
-    if label < 1:
-        raise ValueError(f"label is {label}, expected the value of the lesion in the labels, 1 or more")
-    if crop_size is not None and (crop_size < 8 or crop_size % 4):
-        raise ValueError(f"crop_size is {crop_size}, expected a multiple of 4 that is at least 8, such as 96")
-    if spacing is not None and not 0 < spacing < math.inf:
-        raise ValueError(f"spacing is {spacing}, expected a positive number of mm")
 
 
 def _read_list(path: Path, base: Path) -> dict[str, Any]:
@@ -223,11 +219,6 @@ def _modality(given: str, listed: Any, name: str) -> str:
         "neither the data list nor the name says what the scans are: add --modality CT (intensities in HU) or "
         "--modality MR (each scan scaled to its own percentiles)"
     )
-
-
-def _words(name: str) -> str:
-    words = [word for word in name.replace(ENDING, "").split("_") if word not in MODALITIES]
-    return " ".join(words).capitalize() or name
 
 
 def _from_fingerprint(measured: Mapping[str, Any], modality: str) -> dict[str, Any]:

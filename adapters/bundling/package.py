@@ -81,20 +81,18 @@ def bundle_files(bundle: Path) -> list[str]:
 def package(
     name: str | os.PathLike,
     output: str | os.PathLike = "dist",
-    *,
     bundles: str | os.PathLike | None = None,
     source: str = ZOO_URL,
 ) -> str:
-    """Writes ``NAME_v<version>.zip`` and its entry in ``model_info.json``.
+    """Writes a bundle as the Model Zoo keeps it: NAME_v<version>.zip and its entry in model_info.json.
 
-    The same files give the same bytes: sorted, with one time and one mode, and not compressed, since what compression
-    gives depends on the library's version.
+    The same files give the same bytes, so nothing is compressed: what that gives depends on the version of zlib.
 
     Args:
-        name: of the bundle, or its path, as `find_bundle`.
-        output: folder for the zip and for ``model_info.json``, whose other entries stay; it is made if it is not there.
-        bundles: the folder of bundles, as `find_bundle`.
-        source: address of the folder that the zip will be offered in.
+        name: Of a folder of bundles, or the path of a bundle anywhere.
+        output: The folder to write into; it is made if it is not there, and other entries of its model_info.json stay.
+        bundles: The folder of bundles; left out, bundles/ here, then the library's own.
+        source: The address of the folder that the zip will be offered in.
 
     Returns:
         What to print.

@@ -11,9 +11,9 @@ __all__ = ["bundle_root"]
 def bundle_root() -> str:
     """The folder of the bundle whose configuration is being read: the value of its id ``bundle_root``.
 
-    ``monai.bundle.run`` and ``monai.bundle.load`` make a `ConfigWorkflow`, which knows the first configuration file but
-    does not hand its path to the expressions in it; so it is looked for among the callers. As for MONAI, the bundle is
-    the folder above ``configs``, or the file's own folder where that has another name.
+    ``monai.bundle.run`` and ``load`` make a `ConfigWorkflow`, which does not hand its file's path to the expressions in
+    it. So the workflow is looked for among the callers. As for MONAI, the bundle is the folder above ``configs``, or
+    the file's own folder where that has another name.
 
     Returns:
         The absolute path.

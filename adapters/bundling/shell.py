@@ -23,12 +23,7 @@ _ALWAYS = {"help", "debug"}  # options of every verb
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code of a page.
-
-    Attributes:
-        language: what stands behind the fence; `INDENTED` for a block that is set off by four spaces.
-        text: its lines without the indentation that they share.
-    """
+    """A block of code: the language behind its fence (or `INDENTED`), and its text without shared indentation."""
 
     language: str
     text: str
@@ -107,20 +102,15 @@ def _check_bundle_command(words: Sequence[str], locate: Callable[[str], str]) ->
     others = [option for option in options if option not in known]
     if name == "run":
         run_id = rest.pop(0) if rest and not rest[0].startswith("--") else "run"
-        _check_pairs(rest)
+        following = iter(rest)
+        for word in following:  # all words are options with their values
+            if not word.startswith("--"):
+                raise ValueError(f"{word} belongs to no option")
+            if "=" not in word and next(following, "--").startswith("--"):
+                raise ValueError(f"{word} has no value")
         _check_run(run_id, options.get("config_file"), others, locate)
     elif others and len(known) == len(parameters):
         raise ValueError(f"{name} has no option --{others[0]}")
-
-
-def _check_pairs(words: Sequence[str]) -> None:
-    """All words are options with their values."""
-    following = iter(words)
-    for word in following:
-        if not word.startswith("--"):
-            raise ValueError(f"{word} belongs to no option")
-        if "=" not in word and next(following, "--").startswith("--"):
-            raise ValueError(f"{word} has no value")
 
 
 def _check_run(run_id: str, given: str | None, ids: Sequence[str], locate: Callable[[str], str]) -> None:

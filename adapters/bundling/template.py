@@ -190,15 +190,12 @@ def _derived(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _published(task: str | None, *groups: str) -> str:
     """A table of published figures, empty for a task without."""
+    from adapters.scoring.page import Table, markdown_table
     from adapters.scoring.published_figures import published_figures
 
-    figures = published_figures(task) if task else ()
-    rows = [
-        f"| {figure.method} | {figure.prompts} | {figure.dice:.2f} | {figure.nsd:.2f} |"
-        for figure in figures
-        if figure.group in groups
-    ]
-    return "\n".join(["| method | clicks | Dice | NSD |", "|---|---|---|---|", *rows])
+    figures = [figure for figure in (published_figures(task) if task else ()) if figure.group in groups]
+    rows = [[each.method, str(each.prompts), f"{each.dice:.2f}", f"{each.nsd:.2f}"] for each in figures]
+    return markdown_table(Table(["method", "clicks", "Dice", "NSD"], rows))
 
 
 def _entry(values: Mapping[str, Any], case: str) -> dict[str, str]:

@@ -13,30 +13,30 @@ __all__ = ["init_bundle"]
 def init_bundle(
     name: str | os.PathLike,
     sam: str | Path | None = None,
+    seed: int = 0,
     *,
     random: bool = False,
-    seed: int = 0,
     overwrite: bool = False,
-) -> Path:
-    """Writes a bundle's ``models/model.pt`` for the network of its ``configs/inference.json``, untrained.
+) -> str:
+    """Writes the models/model.pt of a bundle that ships none, untrained, from SAM's file.
 
-    MONAI Label and ``monai.bundle`` take a bundle with that file; what it segments is worth nothing before the network
-    is trained. The file says so in its metadata, and every program that loads it logs a warning.
+    What it segments is worth nothing before training: the file says so, and whatever loads it logs a warning. A bundle
+    that lies in the installed library is copied first, with the verb get.
 
     Args:
-        name: the bundle's name or folder, as `find_bundle`.
-        sam: SAM's ``.pth`` file of the bundle's variant: the image encoder starts from it.
-        random: whether to do without SAM's file: all weights are random then.
-        seed: of the random weights (with SAM's file: of the adapter's).
-        overwrite: whether a ``models/model.pt`` that is there is replaced.
+        name: The bundle's name, or its folder.
+        sam: SAM's file of the bundle's variant, such as weights/sam_vit_b_01ec64.pth.
+        seed: For the weights that SAM's file does not have.
+        random: Do without SAM's file: random weights.
+        overwrite: Replace a models/model.pt that is there.
 
     Returns:
-        The file.
+        What to print.
 
     Raises:
-        FileNotFoundError: if there is no such bundle, or SAM's file does not exist.
-        ValueError: if the bundle is part of the installed library, if neither or both of `sam` and `random` are given,
-            if the file exists and must not be replaced, or if SAM's file cannot be read or is of another variant.
+        FileNotFoundError: there is no such bundle, or no such file of SAM's.
+        ValueError: the bundle is part of the installed library, or neither or both of `sam` and `random` are given.
+            The file exists and must not be replaced, or SAM's cannot be read or is of another variant.
     """
     folder = check_own(find_bundle(name))
     if bool(sam) == random:
@@ -57,4 +57,5 @@ def init_bundle(
     torch.manual_seed(seed)
     network = initialise(parser.get_parsed_content("network_def"), sam_checkpoint=sam)
     output.parent.mkdir(exist_ok=True)
-    return save_model(network, output, untrained="random weights" if random else f"started from {Path(sam or '').name}")
+    save_model(network, output, untrained="random weights" if random else f"started from {Path(sam or '').name}")
+    return f"wrote {output}: untrained"

@@ -9,14 +9,14 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from monai.data import MetaTensor
-from monai.transforms import Orientation
+from monai.transforms import Orientationd
 from tqdm import tqdm
 
 from adapters.bundling.folders import shipped_bundles
@@ -26,22 +26,21 @@ from adapters.files import case_name, write_whole
 from adapters.metrics import volume_scores
 from adapters.prompts import centre_click
 from adapters.scoring.page import Picture, Section, Table, as_html
+from adapters.scoring.score_files import load_summary
 from adapters.transforms import LoadScand
 
 BUNDLE = shipped_bundles() / "soft_tissue_sarcoma_ct_samadapter_deepgrow"
 NUM_CLICKS, CLICK_ROUNDS, SEEDS = "[0,1,3]", 3, 2
+_NOT_FOR_DIAGNOSIS = (
+    "Not for diagnosis. The shipped weights were trained on soft-tissue sarcomas, and on nothing that is shown here: "
+    "this page shows that everything runs, and how far they carry."
+)
 _LOSS = re.compile(r"Epoch: (\d+)/\d+, Iter: (\d+)/(\d+) -- train_loss: (\S+)")
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line that was run.
-
-    Attributes:
-        words: Its words, the first one the interpreter.
-        output: What it printed.
-        seconds: How long it took.
-    """
+    """A command line that was run (its first word is the interpreter), what it printed, and how long it took."""
 
     words: Sequence[str]
     output: str
@@ -80,46 +79,32 @@ def main(output: str | os.PathLike[str] = "demo", *, epochs: int = 20, bundle: s
         )
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    with tqdm(total=5, desc="demo", unit="step", bar_format="{desc} {n_fmt}/{total_fmt} [{elapsed}]") as progress:
-
-        def begin(what: str) -> None:
-            progress.set_description_str(f"demo: {what}")
-
-        begin("the scans")
+    with tqdm(total=4, unit="step", bar_format="{desc} {n_fmt}/{total_fmt} [{elapsed}]") as progress:
+        progress.set_description_str("demo: the scans")
         cases, origin = samples(folder / "data")
+        steps: dict[str, Callable[[], Section]] = {
+            "one click on each scan": lambda: _click(bundle, cases, folder),
+            "training": lambda: _train(bundle, weights, cases, folder, epochs),
+            "evaluation": lambda: _evaluate(bundle, cases, folder),
+        }
+        sections = []
+        for name, step in steps.items():
+            progress.update()
+            progress.set_description_str(f"demo: {name}")
+            sections.append(step())
         progress.update()
-        begin("one click on each scan")
-        clicked = _click(bundle, cases, folder)
-        progress.update()
-        begin("training")
-        trained = _train(bundle, weights, cases, folder, epochs)
-        progress.update()
-        begin("evaluation")
-        evaluated = _evaluate(bundle, cases, folder)
-        progress.update()
-        begin("report")
-        notes = [
-            (
-                "Not for diagnosis. The shipped weights were trained on soft-tissue sarcomas, "
-                "and on nothing that is shown here: this page shows that everything runs, and how far they carry."
-            ),
-            origin,
-        ]
-        seconds = time.perf_counter() - start
-        closing = Section("Time", [f"All of it took {seconds:.0f} s on {os.cpu_count()} CPU cores."])
-        text = as_html("monai-sam-adapters: the demo", "", [clicked, trained, evaluated, closing], warnings=notes)
-        report = folder / "report.html"
-        write_whole(report, text)
-        progress.update()
+    seconds = time.perf_counter() - start
+    sections.append(Section("Time", [f"All of it took {seconds:.0f} s on {os.cpu_count()} CPU cores."]))
+    report = folder / "report.html"
+    write_whole(report, as_html("monai-sam-adapters: the demo", "", sections, warnings=[_NOT_FOR_DIAGNOSIS, origin]))
     return report
 
 
 def _monai_bundle(run_id: str, bundle: Path, config: str, log: Path, **overrides: Any) -> Command:
     """Runs ``python -m monai.bundle run``; what it prints goes into the log too."""
-    words = [sys.executable, "-m", "monai.bundle", "run", *([run_id] if run_id else [])]
-    words += ["--config_file", config, "--bundle_root", str(bundle)]
-    words += ["--logging_file", str(bundle / "configs" / "logging.conf")]
-    for key, value in overrides.items():
+    words = [sys.executable, "-m", "monai.bundle", "run", *filter(None, [run_id])]
+    options = {"config_file": config, "bundle_root": bundle, "logging_file": bundle / "configs" / "logging.conf"}
+    for key, value in (options | overrides).items():
         words += [f"--{key}", str(value)]
     start = time.perf_counter()
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
@@ -137,70 +122,45 @@ def _short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _load(path: Path) -> MetaTensor:
-    return LoadScand("scan")({"scan": path})["scan"]
-
-
-def _upright(scan: MetaTensor) -> MetaTensor:
-    """Turned so that the axes go from foot to head, front to back and right to left."""
-    turned = Orientation(axcodes="SPL", labels=(("L", "R"), ("P", "A"), ("I", "S")))(scan)
-    if not isinstance(turned, MetaTensor):
-        raise TypeError(f"Orientation gave {type(turned).__name__}, expected a MetaTensor; monai.data tracks no meta")
-    return turned
-
-
-def _spacing(scan: MetaTensor) -> tuple[float, float, float]:
-    i, j, k = np.linalg.norm(np.asarray(scan.affine)[:3, :3], axis=0)
-    return float(i), float(j), float(k)
-
-
-def _mask(scan: MetaTensor) -> np.ndarray:
-    return scan[0].numpy() > 0.5
-
-
 def _click(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
     """One click in the middle of each tumour, through the bundle's inference."""
-    requests, clicks = [], []
+    load = LoadScand(("image", "label", "mask"), allow_missing_keys=True)
+    # the axes go from foot to head, front to back and right to left
+    turn = Orientationd(("image", "label", "mask"), axcodes="SPL", labels=(("L", "R"), ("P", "A"), ("I", "S")))
+    clicks = []
     for case in cases:
-        label = _load(case.label)
-        click = replace(centre_click(_mask(label), spacing=_spacing(label)), affine=np.asarray(label.affine))
-        clicks.append(click)
-        requests.append(
-            {
-                "image": str(case.image.resolve()),
-                "points": click.points.tolist(),
-                "point_labels": click.labels.tolist(),
-            }
-        )
-    listed = folder / "clicks.json"
-    listed.write_text(json.dumps(requests, indent=2) + "\n", encoding="utf-8")
+        label = load({"label": case.label})["label"]
+        click = centre_click(_lesion(label), spacing=label.pixdim.tolist())
+        clicks.append(replace(click, affine=np.asarray(label.affine)))
+    requests = [
+        {"image": str(case.image.resolve()), "points": click.points.tolist(), "point_labels": click.labels.tolist()}
+        for case, click in zip(cases, clicks, strict=True)
+    ]
+    _write_json(folder / "clicks.json", requests)
     predictions = folder / "predictions"
     command = _monai_bundle(
         "",
         bundle,
         str(bundle / "configs" / "inference.json"),
         folder / "inference.log",
-        requests=listed,
+        requests=folder / "clicks.json",
         output_dir=predictions,
     )
     rows, pictures = [], []
     for case, click in zip(cases, clicks, strict=True):
-        image, label = _upright(_load(case.image)), _upright(_load(case.label))
-        prediction = _upright(_load(_written(predictions, case)))
-        if prediction.shape != image.shape or not np.allclose(prediction.affine, image.affine, atol=1e-3):
+        (written,) = predictions.rglob(f"{case_name(case.image)}*.nii.gz")
+        scans: dict[Any, Any] = dict(turn(load({"image": case.image, "label": case.label, "mask": written})))
+        image, spacing = scans["image"], scans["image"].pixdim.tolist()
+        if scans["mask"].shape != image.shape or not np.allclose(scans["mask"].affine, image.affine, atol=1e-3):
             raise RuntimeError(f"the mask of {case.name} is not on the image's own grid; this is a mistake of ours")
-        place = click.to_voxel(np.asarray(image.affine), shape=tuple(image.shape[1:]), frame="image").points[0]
-        truth, mask, spacing = _mask(label), _mask(prediction), _spacing(image)
-        overlap = volume_scores(mask, truth, spacing)["dice"]
+        voxel = click.to_voxel(np.asarray(image.affine), shape=tuple(image.shape[1:]), frame="image").points[0]
+        truth, mask = _lesion(scans["label"]), _lesion(scans["mask"])
+        dice = volume_scores(mask, truth, spacing)["dice"]
         volumes = [f"{lesion.sum() * np.prod(spacing) / 1000:.1f} ml" for lesion in (truth, mask)]
         stored = ", ".join(f"{c:g}" for c in click.points[0])
-        rows.append([case.name, stored, *volumes, f"{overlap:.2f}"])
-        pictures.append(
-            Picture(
-                slices(image[0].numpy(), truth, mask, place, spacing),
-                f"{case.name}: Dice {overlap:.2f}; slices through the click.",
-            )
-        )
+        rows.append([case.name, stored, *volumes, f"{dice:.2f}"])
+        picture = slices(image[0].numpy(), truth, mask, voxel, spacing)
+        pictures.append(Picture(picture, f"{case.name}: Dice {dice:.2f}; slices through the click."))
     table = Table(["case", "click (i, j, k)", "tumour", "predicted", "Dice"], rows)
     about = [
         (
@@ -213,25 +173,20 @@ def _click(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
     return Section("One click", about, [table], pictures, command=command.typed)
 
 
-def _written(predictions: Path, case: Case) -> Path:
-    """The mask that inference wrote for a case."""
-    name = case_name(case.image)
-    masks = sorted(predictions.rglob(f"{name}*.nii.gz"))
-    if len(masks) != 1:
-        raise RuntimeError(f"found {len(masks)} masks of {name} under {predictions}, expected one")
-    return masks[0]
+def _lesion(scan: MetaTensor) -> np.ndarray:
+    return scan[0].numpy() > 0.5
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _train(bundle: Path, weights: Path, cases: Sequence[Case], folder: Path, epochs: int) -> Section:
     """A short run on the first case, which starts from the shipped weights."""
     data = folder / "data"
-    entries = [
-        {key: str(path.relative_to(data)) for key, path in (("image", case.image), ("label", case.label))}
-        for case in cases
-    ]
-    listed = folder / "datalist.json"
+    entries = [{key: str(getattr(case, key).relative_to(data)) for key in ("image", "label")} for case in cases]
     sections = {"training": entries[:1], "validation": entries[:1], "test": entries[1:]}
-    listed.write_text(json.dumps(sections, indent=2) + "\n", encoding="utf-8")
+    _write_json(folder / "datalist.json", sections)
     training = folder / "training"
     command = _monai_bundle(
         "training",
@@ -239,7 +194,7 @@ def _train(bundle: Path, weights: Path, cases: Sequence[Case], folder: Path, epo
         str(bundle / "configs" / "train.json"),
         folder / "training.log",
         dataset_dir=data,
-        datalist=listed,
+        datalist=folder / "datalist.json",
         output_dir=training,
         ckpt_dir=training / "models",
         pretrained=weights,
@@ -249,14 +204,14 @@ def _train(bundle: Path, weights: Path, cases: Sequence[Case], folder: Path, epo
         learning_rate=1e-4,
     )
     steps, losses = _losses(command.output)
-    about = [
-        (
-            f"{epochs} steps on {cases[0].name} alone, from the shipped weights, in {command.seconds:.0f} s with the "
-            "program's start: it shows that training runs on your data, not that one patient is enough to learn from."
-        ),
-    ]
+    about = (
+        f"{epochs} steps on {cases[0].name} alone, from the shipped weights, in {command.seconds:.0f} s with the "
+        "program's start: it shows that training runs on your data, not that one patient is enough to learn from."
+    )
     picture = curve(steps, losses, xlabel="step", ylabel="loss (Dice + cross-entropy)")
-    return Section("A short training run", about, pictures=[Picture(picture, "Training loss.")], command=command.typed)
+    return Section(
+        "A short training run", [about], pictures=[Picture(picture, "Training loss.")], command=command.typed
+    )
 
 
 def _losses(printed: str) -> tuple[list[float], list[float]]:
@@ -285,21 +240,14 @@ def _evaluate(bundle: Path, cases: Sequence[Case], folder: Path) -> Section:
             click_rounds=CLICK_ROUNDS,
             seeds=SEEDS,
         )
-        for policy, clicks, mean in _means(scores / "summary.json"):
-            rows.setdefault((policy, clicks), []).append(f"{mean:.2f}")
-    about = [
-        (
-            f"{cases[1].name}, which the training run did not see, with simulated clicks; "
-            f"mean Dice over {SEEDS} seeds. One patient: no claim about others."
-        ),
-    ]
+        for entry in load_summary(scores)["scores"]:
+            rows.setdefault((entry["policy"], entry["clicks"]), []).append(f"{entry['dice']['mean']:.2f}")
+    about = (
+        f"{cases[1].name}, which the training run did not see, with simulated clicks; "
+        f"mean Dice over {SEEDS} seeds. One patient: no claim about others."
+    )
     table = Table(
         ["clicks", "placed", "Dice, shipped weights", "Dice after the short run"],
         [[str(clicks), policy, *means] for (policy, clicks), means in rows.items()],
     )
-    return Section("Evaluation", about, [table], command=command.typed)
-
-
-def _means(summary: Path) -> Iterable[tuple[str, int, float]]:
-    for entry in json.loads(summary.read_text(encoding="utf-8"))["scores"]:
-        yield entry["policy"], entry["clicks"], entry["dice"]["mean"]
+    return Section("Evaluation", [about], [table], command=command.typed)

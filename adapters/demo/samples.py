@@ -15,19 +15,13 @@ from adapters.files import cache_folder, case_name, file_hash
 PACKAGE = "pyradiomics==3.0.1"
 ARCHIVE = "pyradiomics-3.0.1.tar.gz"
 SHA256 = "47c57f441d6cb7973fa3b2ea48d3948df78e3348e1c69e1e2ff19001601fc2f5"
-LUNGS, KINDS = ("lung1", "lung2"), ("image", "label")
+LUNGS = ("lung1", "lung2")
 _TIMEOUT_S = 180
 
 
 @dataclass(frozen=True)
 class Case:
-    """One scan with the mask of its tumour.
-
-    Attributes:
-        name: What the report calls it.
-        image: The scan's file.
-        label: The mask's file, on the same grid, 1 in the tumour.
-    """
+    """A scan's name in the report, its file, and that of its mask on the same grid, 1 in the tumour."""
 
     name: str
     image: Path
@@ -99,10 +93,9 @@ def _fetch(archive: Path) -> None:
 def _unpack(archive: Path, folder: Path) -> None:
     """Copies the four files into the folder; tarfile's data filter refuses links and devices that lead out of it."""
     with tarfile.open(archive) as tar:
-        for member in (
-            f"{ARCHIVE.removesuffix('.tar.gz')}/data/{name}_{kind}.nrrd" for name in LUNGS for kind in KINDS
-        ):
+        for name in (f"{lung}_{kind}.nrrd" for lung in LUNGS for kind in ("image", "label")):
+            member = f"{ARCHIVE.removesuffix('.tar.gz')}/data/{name}"
             try:
-                tar.extract(tar.getmember(member).replace(name=Path(member).name), folder, filter="data")
+                tar.extract(tar.getmember(member).replace(name=name), folder, filter="data")
             except (KeyError, tarfile.TarError) as error:
                 raise SamplesUnavailableError(f"{member} in {archive.name} cannot be unpacked: {error}") from error

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 APP = "monaibundle"
 """The app of MONAI Label that serves MONAI bundles."""
 
+_MONAI_LABEL = (sys.executable, "-m", "monailabel.main")
 _OFF_THE_NETWORK = ("zoo_source", "ngc"), ("sam2", "false")  # else it asks the Model Zoo, and loads another network
 
 
@@ -49,10 +50,9 @@ def find_bundles(folder: str | os.PathLike | None = None, names: Sequence[str] =
             bundles.append(bundle.resolve())
         else:
             logger.warning(
-                "%s is left out: it has no weights (models/model.pt) yet; train it, convert the authors' weights, or "
-                "start from SAM's: python -m adapters init %s",
-                bundle.name,
-                bundle.name,
+                "%(name)s is left out: it has no weights (models/model.pt) yet; train it, convert the authors' "
+                "weights, or start from SAM's: python -m adapters init %(name)s",
+                {"name": bundle.name},
             )
     if not bundles:
         raise ValueError(f"no bundle of {str(root)!r} has weights (models/model.pt): there is nothing to serve")
@@ -77,14 +77,8 @@ def arrange(app_folder: str | os.PathLike, bundles: Sequence[Path]) -> Path:
     """
     app = Path(app_folder).expanduser().resolve() / APP
     if not (app / "main.py").is_file():
-        words = [sys.executable, "-m", "monailabel.main", "apps", "--download", "--name", APP]
-        done = subprocess.run(
-            [*words, "--output", str(app.parent)],
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
+        words = [*_MONAI_LABEL, "apps", "--download", "--name", APP, "--output", str(app.parent)]
+        done = subprocess.run(words, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
         if done.returncode or not (app / "main.py").is_file():
             raise ValueError(f"MONAI Label has not copied its app to {str(app)!r}: {done.stdout.strip()[-500:]}")
     models = app / "model"
@@ -118,8 +112,8 @@ def command(app: Path, studies: str, bundles: Sequence[Path], *, host: str, port
     conf = [("models", ",".join(bundle.name for bundle in bundles)), *_OFF_THE_NETWORK]
     if scoring:
         conf.append(("epistemic_model", scoring))
-    words = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies]
-    return [*words, "--host", host, "--port", str(port), *(word for pair in conf for word in ("--conf", *pair))]
+    words = [*_MONAI_LABEL, "start_server", "--app", str(app), "--studies", studies, "--host", host]
+    return [*words, "--port", str(port), *(word for pair in conf for word in ("--conf", *pair))]
 
 
 def environment() -> dict[str, str]:
@@ -142,24 +136,23 @@ def environment() -> dict[str, str]:
 
 def serve(
     studies: str,
-    *,
     bundles: str | os.PathLike | None = None,
-    names: Sequence[str] = (),
-    app_folder: str | os.PathLike = "label_app",
+    names: str = "",
+    app: str | os.PathLike = "label_app",
     host: str = "127.0.0.1",
     port: int = 8000,
     scoring: str = "",
 ) -> str:
-    """Start the server and stay until it ends.
+    """Starts MONAI Label's server with the bundles that have weights, for 3D Slicer and OHIF; see the how-to.
 
     Args:
-        studies: folder of scans, or the address of a DICOMweb server.
-        bundles: folder of bundles, as `find_bundles`.
-        names: which of them; empty: all that have weights.
-        app_folder: where MONAI Label's app is put, with its logs.
-        host: address to listen on. Others than 127.0.0.1 let anybody in who can reach them: there is no password.
-        port: port to listen on.
-        scoring: name of a bundle for scoring, see `command`.
+        studies: Folder of scans, or the address of a DICOMweb server.
+        bundles: Folder of bundles; left out, bundles/ here, or the library's own where there is none.
+        names: Which of them, with commas between; all that have weights when left out.
+        app: The folder that MONAI Label's own app, its logs and links to the bundles are put into.
+        host: Address to listen on; there is no password, so others than 127.0.0.1 let anybody in.
+        port: Port to listen on.
+        scoring: The bundle that scores scans by its uncertainty, for active learning.
 
     Returns:
         What to print when it has ended.
@@ -177,12 +170,12 @@ def serve(
         if not Path(studies).expanduser().is_dir():
             raise FileNotFoundError(f"there is no folder of studies {studies!r}: name the folder with the scans")
         studies = str(Path(studies).expanduser().resolve())
-    served = find_bundles(bundles, names)
-    if scoring and scoring not in [bundle.name for bundle in served]:
-        raise ValueError(f"scoring is {scoring!r}, expected one of {', '.join(bundle.name for bundle in served)}")
-    app = arrange(app_folder, served)
-    words = command(app, studies, served, host=host, port=port, scoring=scoring)
-    logger.info("starting http://%s:%d/ with %s", host, port, ", ".join(bundle.name for bundle in served))
+    served = find_bundles(bundles, [name.strip() for name in names.split(",") if name.strip()])
+    listed = ", ".join(bundle.name for bundle in served)
+    if scoring and scoring not in listed.split(", "):
+        raise ValueError(f"scoring is {scoring!r}, expected one of {listed}")
+    words = command(arrange(app, served), studies, served, host=host, port=port, scoring=scoring)
+    logger.info("starting http://%s:%d/ with %s", host, port, listed)
     code = subprocess.run(words, env=environment(), check=False).returncode
     if code:
         raise ValueError(f"the server has ended with exit code {code}: its messages above say why")

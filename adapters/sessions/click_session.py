@@ -37,6 +37,11 @@ class _Image:
     affine: np.ndarray
     shape: tuple[int, ...]
 
+    @property
+    def untouched(self) -> _State:
+        """What stands before the first step: no prompts."""
+        return _State(Prompts(frame="image", affine=self.affine, shape=self.shape))
+
 
 @dataclass(frozen=True)
 class _State:
@@ -62,7 +67,7 @@ class ClickSession:
     Raises:
         FileNotFoundError: if there is no such bundle or it has no weights.
         ValueError: if an override is none of its ids, the weights are of another network, or the bundle takes no
-            clicks.
+            clicks. While there is no image, all methods and properties but `set_image` raise it too.
 
     Example:
         >>> session = ClickSession("soft_tissue_sarcoma_ct")  # doctest: +SKIP
@@ -102,8 +107,8 @@ class ClickSession:
         """Read an image, and start anew on it.
 
         Args:
-            image: path of a NIfTI, NRRD or MHA file or of a folder with a DICOM series; or an array (X, Y, Z) in the
-                units that the bundle expects (CT: Hounsfield units), which is taken as float32.
+            image: path of a NIfTI, NRRD or MHA file or of a folder with a DICOM series. Or an array (X, Y, Z) in the
+                units that the bundle expects (CT: Hounsfield units), taken as float32.
             affine: (4, 4), voxels of the array to world in mm, RAS+ (NIfTI's). A file has its own.
 
         Raises:
@@ -114,7 +119,7 @@ class ClickSession:
         if isinstance(image, (str, os.PathLike)):
             if affine is not None:
                 raise ValueError(f"an affine was given for the file {str(image)!r}, which has its own: leave it out.")
-            self._start(self._loaded(image))
+            self._start(image)
             return
         if affine is None:
             raise ValueError("the array has no affine: give the (4, 4) matrix from its voxels to world mm (RAS+).")
@@ -127,20 +132,14 @@ class ClickSession:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "image.nii"
             nib.save(nib.Nifti1Image(array.astype(np.float32), check_affine(affine)), path)
-            self._start(self._loaded(path))
+            self._start(path)
 
-    def _loaded(self, path: str | os.PathLike) -> _Image:
+    def _start(self, path: str | os.PathLike) -> None:
         scan = _through(self._read, {"image": str(path)})["image"]
         shape = tuple(int(size) for size in scan.meta["spatial_shape"])
-        return _Image(scan.to(self._device), np.asarray(scan.meta["original_affine"], dtype=float), shape)
-
-    def _start(self, image: _Image) -> None:
+        image = _Image(scan.to(self._device), np.asarray(scan.meta["original_affine"], dtype=float), shape)
         ClickInferer.forget(self._network)
-        self._image, self._states = image, [self._nothing(image)]
-
-    @staticmethod
-    def _nothing(image: _Image) -> _State:
-        return _State(Prompts(frame="image", affine=image.affine, shape=image.shape))
+        self._image, self._states = image, [image.untouched]
 
     @property
     def _now(self) -> tuple[_Image, _State]:
@@ -150,29 +149,17 @@ class ClickSession:
 
     @property
     def affine(self) -> np.ndarray:
-        """(4, 4), voxels of the image as stored to world in mm, RAS+.
-
-        Raises:
-            ValueError: if there is no image yet.
-        """
+        """(4, 4), voxels of the image as stored to world in mm, RAS+."""
         return self._now[0].affine.copy()
 
     @property
     def prompts(self) -> Prompts:
-        """The prompts that stand, in voxels of the image as stored (frame ``image``); labels 1 on the lesion, 0 off it.
-
-        Raises:
-            ValueError: if there is no image yet.
-        """
+        """The prompts that stand: voxels of the image as stored (frame ``image``); labels 1 on the lesion, 0 off it."""
         return self._now[1].prompts
 
     @property
     def mask(self) -> np.ndarray:
-        """The mask that stands: bool (X, Y, Z) on the image's own grid, a copy; all False before the first click.
-
-        Raises:
-            ValueError: if there is no image yet.
-        """
+        """The mask that stands: bool (X, Y, Z) on the image's own grid, a copy; all False before the first click."""
         image, state = self._now
         if state.mask is None:
             return np.zeros(image.shape, dtype=bool)
@@ -192,8 +179,8 @@ class ClickSession:
             bool (X, Y, Z), the mask on the image's own grid.
 
         Raises:
-            ValueError: if there is no image yet, the voxel is not three finite numbers or lies outside the image, or
-                `positive` is no truth value. The session is then as before.
+            ValueError: if the voxel is not three finite numbers or lies outside the image, or `positive` is no truth
+                value. The session is then as before.
         """
         _, state = self._now
         if not isinstance(positive, (bool, np.bool_)):
@@ -212,8 +199,8 @@ class ClickSession:
             bool (X, Y, Z), the mask on the image's own grid.
 
         Raises:
-            ValueError: if there is no image yet, the corners are not three finite numbers each, lie outside the image
-                or are exchanged, or the bundle's network takes no boxes. The session is then as before.
+            ValueError: if the corners are not three finite numbers each, lie outside the image or are exchanged, or
+                the bundle's network takes no boxes. The session is then as before.
         """
         _, state = self._now
         axes = state.prompts.spatial_dims
@@ -230,9 +217,9 @@ class ClickSession:
             bool (X, Y, Z), the mask on the image's own grid.
 
         Raises:
-            ValueError: if there is no image yet, or the bundle has no automatic mode.
+            ValueError: if the bundle has no automatic mode.
         """
-        return self._step(self._nothing(self._now[0]).prompts, None)
+        return self._step(self._now[0].untouched.prompts, None)
 
     def start_from(self, mask: Any) -> np.ndarray:
         """Start from a mask, of another program or an earlier session, instead of nothing; clicks then correct it.
@@ -246,16 +233,16 @@ class ClickSession:
             The mask, as it stands now.
 
         Raises:
-            ValueError: if there is no image yet, the mask is on another grid or has other values, or the bundle
-                resamples whole scans, so that a mask cannot be brought to its grid. The session is then as before.
+            ValueError: if the mask is on another grid or has other values, or the bundle resamples whole scans, so
+                that a mask cannot be brought to its grid. The session is then as before.
         """
         image, _ = self._now
         given = np.asarray(mask.detach().cpu() if isinstance(mask, torch.Tensor) else mask)
         if given.shape != image.shape:
             raise ValueError(f"the mask has shape {given.shape}: expected {image.shape}, the image's own grid.")
         if not np.isin(given, (0, 1)).all():
-            found = ", ".join(map(str, np.unique(given)[:5]))
-            raise ValueError(f"the mask holds the values {found}: expected only 0 and 1, or False and True.")
+            values = ", ".join(map(str, np.unique(given)[:5]))
+            raise ValueError(f"the mask holds the values {values}: expected only 0 and 1, or False and True.")
         given = given.astype(bool)
         turn = ornt_transform(io_orientation(image.affine), io_orientation(np.asarray(image.scan.affine.cpu())))
         turned = apply_orientation(given, turn)
@@ -265,8 +252,7 @@ class ClickSession:
                 "mask to start from needs a bundle that only turns the scan."
             )
         embeddings_of(self._network).restore_sessions(())
-        nothing = self._nothing(image)
-        self._states.append(replace(nothing, start=np.packbits(turned), mask=np.packbits(given)))
+        self._states.append(replace(image.untouched, start=np.packbits(turned), mask=np.packbits(given)))
         return self.mask
 
     def undo(self) -> np.ndarray:
@@ -276,7 +262,7 @@ class ClickSession:
             The mask from before it, exactly as it was; all False before the first one.
 
         Raises:
-            ValueError: if there is no image yet, or nothing to take back.
+            ValueError: if there is nothing to take back.
         """
         self._now  # noqa: B018  (says that there is no image)
         if len(self._states) == 1:
@@ -286,14 +272,10 @@ class ClickSession:
         return self.mask
 
     def reset(self) -> None:
-        """Forget all clicks and masks, which cannot be undone. The image stays, and so do embeddings of its crops.
-
-        Raises:
-            ValueError: if there is no image yet.
-        """
+        """Forget all clicks and masks, which cannot be undone. The image stays, and so do embeddings of its crops."""
         image, _ = self._now
         embeddings_of(self._network).restore_sessions(())
-        self._states = [self._nothing(image)]
+        self._states = [image.untouched]
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write the mask as NIfTI: 1 on the lesion, 0 elsewhere, uint8, on the image's own grid with its affine.
@@ -306,7 +288,7 @@ class ClickSession:
 
         Raises:
             FileNotFoundError: if the folder does not exist.
-            ValueError: if there is no image or no mask yet, or the path has another ending.
+            ValueError: if there is no mask yet, or the path has another ending.
         """
         image, state = self._now
         path = Path(path)
@@ -331,21 +313,15 @@ class ClickSession:
         return self.mask
 
     def _predicted(self, image: _Image, prompts: Prompts, start: np.ndarray | None) -> np.ndarray:
-        request = {
-            "image": image.scan,
-            "points": prompts.points,
-            "point_labels": prompts.labels,
-            "boxes": prompts.boxes,
-        }
-        data = _through(self._place, request)
-        inputs = data["image"][None]
+        request = {"points": prompts.points, "point_labels": prompts.labels, "boxes": prompts.boxes}
+        data = _through(self._place, {"image": image.scan, **request})
         stands = None
         if start is not None:
             shape = tuple(image.scan.shape[1:])
             inside = torch.from_numpy(_unpacked(start, shape)).to(self._device)[None, None]
             stands = torch.where(inside, _CERTAIN, -_CERTAIN)
         with torch.no_grad(), torch.autocast(self._device.type, **self._autocast):
-            data["pred"] = self._inferer(inputs, self._network, mask=stands)[0]
+            data["pred"] = self._inferer(data["image"][None], self._network, mask=stands)[0]
         return np.asarray(_through(self._finish, data)["pred"][0].cpu()) > 0
 
 
@@ -360,8 +336,8 @@ def _numbers(values: Any, name: str, axes: int) -> list[float]:
     """As many finite numbers as the image has axes; `name` begins the sentence on others."""
     try:
         numbers = [float(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: expected three numbers (i, j, k), a voxel.") from error
+    except (TypeError, ValueError):
+        numbers = []
     if len(numbers) != axes:
         raise ValueError(f"{name}: expected three numbers (i, j, k), a voxel.")
     return numbers

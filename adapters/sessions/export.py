@@ -40,8 +40,8 @@ def export_bundle(
     parser = read_bundle(name, {"device": "cpu"})
     network = bundle_network(parser)
     files = export_network(network, folder, kind)
-    told = f"wrote {' and '.join(map(str, files))}"
+    sentence = f"wrote {' and '.join(map(str, files))}"
     if kind == "onnx" and check:
         worst = check_onnx(network, folder)
-        told += f"; on 3 crops with 0, 1 and 10 clicks at most {worst:.1e} of the largest logit off"
-    return told
+        sentence += f"; on 3 crops with 0, 1 and 10 clicks at most {worst:.1e} of the largest logit off"
+    return sentence

@@ -94,25 +94,30 @@ def test_starts_from_sam(
 def test_random_weights_only_when_asked_for(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match=r"neither of sam and random is given: give SAM's file as --sam \(`py"):
         init_bundle(bundle)
-    file = init_bundle(bundle, random=True, seed=3)
+    file = bundle / "models" / "model.pt"
+    init_bundle(bundle, random=True, seed=3)
     first, said = load(file, caplog)
     assert "UNTRAINED (random weights)" in said
-    again, _ = load(init_bundle(bundle, random=True, seed=3, overwrite=True), caplog)
-    other, _ = load(init_bundle(bundle, random=True, seed=4, overwrite=True), caplog)
+    init_bundle(bundle, random=True, seed=3, overwrite=True)
+    again, _ = load(file, caplog)
+    init_bundle(bundle, random=True, seed=4, overwrite=True)
+    other, _ = load(file, caplog)
     kernel = "image_encoder.blocks.0.attn.qkv.weight"
     assert torch.equal(first.state_dict()[kernel], again.state_dict()[kernel])
     assert not torch.equal(first.state_dict()[kernel], other.state_dict()[kernel])
 
 
 def test_the_mark_is_gone_after_training(bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    trained, _ = load(init_bundle(bundle, random=True), caplog)
+    init_bundle(bundle, random=True)
+    trained, _ = load(bundle / "models" / "model.pt", caplog)
     torch.save(trained.state_dict(), tmp_path / "trained.pt")
     _, said = load(tmp_path / "trained.pt", caplog)
     assert said == ""
 
 
 def test_what_is_there_stays(bundle: Path) -> None:
-    file = init_bundle(bundle, random=True)
+    init_bundle(bundle, random=True)
+    file = bundle / "models" / "model.pt"
     before = file.read_bytes()
     with pytest.raises(ValueError, match=r"model\.pt exists: move it away, or say --overwrite"):
         init_bundle(bundle, random=True, seed=1)

@@ -40,7 +40,7 @@ def options_of(function: Any) -> dict[str, str]:
 def shown(default: Any) -> str:
     if default is inspect.Parameter.empty:
         return "to be given"
-    return "" if default == "" else f"`{default}`"
+    return "" if default in ("", None) else f"`{default}`"
 
 
 def verbs_page() -> str:

@@ -12,6 +12,7 @@ from adapters.prompts import PromptTensors
 class Oracle(PromptableNetwork):
     """Says lesion where the crop is brighter than 0.5, and notes what it was asked."""
 
+    family = "oracle"
     takes = frozenset({"points", "boxes", "mask"})
 
     def __init__(self) -> None:

@@ -13,6 +13,7 @@ from four_runs import bundle_of
 
 from adapters.__main__ import main
 from adapters.checkpoints import load_model
+from adapters.prompts import PromptTensors
 
 MODEL = BUNDLE / "models" / "model.pt"
 
@@ -20,11 +21,12 @@ MODEL = BUNDLE / "models" / "model.pt"
 def test_torchscript_of_the_shipped_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["export", "soft_tissue_sarcoma_ct", "--format", "torchscript", "--output", str(tmp_path)])
     assert capsys.readouterr().out == f"wrote {tmp_path / 'model.ts'}\n"
-    image, clicks = torch.rand(1, 1, 48, 48, 48) * 2 - 1, torch.tensor([[[24.0, 20.0, 30.0], [5.0, 6.0, 7.0]]])
+    image, points = torch.rand(1, 1, 48, 48, 48) * 2 - 1, torch.tensor([[[24.0, 20.0, 30.0], [5.0, 6.0, 7.0]]])
+    prompts = PromptTensors(points, torch.tensor([[1, 0]]))
     with torch.no_grad():
-        expected = load_model(MODEL)(image, clicks)
-        found = torch.jit.load(tmp_path / "model.ts")(image, clicks)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
+        expected = load_model(MODEL)(image, prompts)
+        scripted = torch.jit.load(tmp_path / "model.ts")(image, prompts.points, prompts.labels)
+    torch.testing.assert_close(scripted, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_safetensors_of_the_shipped_weights(tmp_path: Path) -> None:
