@@ -122,17 +122,17 @@ def test_a_bundle_without_the_library_says_what_to_install(start: Callable[[Path
 
 def test_a_bundle_on_other_versions(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     config = str(WHOLE[0].with_name("inference.json"))
-    monkeypatch.setattr(adapters, "__version__", "0.2.0")
+    monkeypatch.setattr(adapters, "__version__", "0.3.0")
     with pytest.raises(RuntimeError) as caught:
         ConfigWorkflow(config, workflow_type="infer", logging_file=False).initialize()
     assert type(caught.value.__cause__) is ImportError
-    assert "does not work with the installed 0.2.0: install a version 0.1.* of the library" in str(
+    assert "does not work with the installed 0.3.0: install a version 0.2.* of the library" in str(
         caught.value.__cause__
     )
 
-    monkeypatch.setattr(adapters, "__version__", "0.1.7")
+    monkeypatch.setattr(adapters, "__version__", "0.2.7")
     with caplog.at_level(logging.WARNING, logger="monai_sam_adapters"):
         ConfigWorkflow(config, workflow_type="infer", logging_file=False).initialize()
     said = [record.getMessage() for record in caplog.records if record.name == "monai_sam_adapters"]
     assert len(said) == 1
-    assert "runs with the installed 0.1.7" in said[0]
+    assert "runs with the installed 0.2.7" in said[0]

@@ -184,7 +184,7 @@ def test_evaluation_refuses_weights_of_another_crop(trained: Trained, tmp_path: 
     made = workflow(trained.bundle, ["train", "evaluate"], "train", **overrides)
     with pytest.raises(Exception) as caught:  # noqa: PT011
         made.run()
-    assert "crop_size=32, but the network has crop_size=48" in told(caught.value)
+    assert "crop_size=32, but the network has image_encoder.crop_size=48" in told(caught.value)
     assert not (tmp_path / "scores.csv").exists()
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_runs import BUNDLE, configs, told, workflow
+from clicking import clicked
 from four_runs import bundle_of
 from monai.bundle import ConfigParser
 from monai.bundle.scripts import ckpt_export, onnx_export
@@ -88,7 +89,8 @@ def test_exports(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         agree(scripted(image).numpy(), expected)
         clicks = torch.tensor([[[16.0, 15.0, 14.0]]])
-        agree(scripted(image, clicks).numpy(), load_model(bundle / "models" / "model.pt")(image, clicks).numpy())
+        network = load_model(bundle / "models" / "model.pt")
+        agree(scripted(image, clicks).numpy(), network(image, clicked(clicks)).numpy())
     assert (
         json.loads(extra["metadata.json"])["version"]
         == json.loads(Path(files_of(bundle)["meta_file"]).read_text())["version"]
