@@ -256,7 +256,7 @@ def _another_variant(path: Path) -> str:
 
 def _another_network(path: Path) -> str:
     save_oracle(path)
-    return "none of the network's weights: take a file with a plain state dict"
+    return "holds weights of a network of the family oracle, but the network is of the family samadapter3d"
 
 
 def _no_file(path: Path) -> str:
