@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-ON_LESION, OFF_LESION, PADDING = 1, 0, -1
+ON_LESION = 1
+"""Label of a click on the lesion."""
+OFF_LESION = 0
+"""Label of a click off it."""
+PADDING = -1
+"""Label of what fills a batch up and is no click."""
 COUNT = {2: "two", 3: "three"}
 # The volume of a voxel, relative to that of a box with the same edges, below which an affine counts as singular.
 _SINGULAR = 1e-6
