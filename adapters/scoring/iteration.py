@@ -123,15 +123,11 @@ class ScoringIteration:
                 anything but 0 is lesion. The name is ``case``, or after the image's file (`adapters.files.case_name`).
 
         Returns:
-            What `ScoreWriter` collects.
-
-            - ``rows``: a list of `adapters.scoring.summaries.Row`;
-            - ``tolerance``: mm;
-            - ``lesions``: the same for each lesion, where there are several. In place of ``seconds`` and ``hd95`` are
-              ``lesion`` (1 is the largest) and ``clicked`` (how many clicks lie on it);
-            - ``about``: case, lesions (how many), peak_mib (`adapters.process_memory.peak_mib`), device (its type);
-            - ``shown``: the first seed's `ShownCase` from the fewest clicks placed at once, else from the last round,
-              else without clicks.
+            What `ScoreWriter` collects: ``rows``, a list of `adapters.scoring.summaries.Row`; ``tolerance`` in mm.
+            ``lesions``, where there are several, has the same for each of them. In place of ``seconds`` and ``hd95`` are
+            ``lesion`` (1 is the largest) and ``clicked`` (how many clicks lie on it). ``about`` has the case, how many
+            lesions, peak_mib (`adapters.process_memory.peak_mib`) and the device's type. ``shown`` is the first seed's
+            `ShownCase` from the fewest clicks placed at once, else from the last round, else without clicks.
 
         Raises:
             ValueError: several cases, image and label of different shapes, a case without a name, an inferer that
