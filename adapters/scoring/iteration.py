@@ -124,10 +124,10 @@ class ScoringIteration:
 
         Returns:
             What `ScoreWriter` collects: ``rows``, a list of `adapters.scoring.summaries.Row`; ``tolerance`` in mm.
-            ``lesions``, where there are several, has the same for each of them. In place of ``seconds`` and ``hd95`` are
-            ``lesion`` (1 is the largest) and ``clicked`` (how many clicks lie on it). ``about`` has the case, how many
-            lesions, peak_mib (`adapters.process_memory.peak_mib`) and the device's type. ``shown`` is the first seed's
-            `ShownCase` from the fewest clicks placed at once, else from the last round, else without clicks.
+            ``lesions``, where there are several, has the same for each of them. In place of ``seconds`` and ``hd95``
+            are ``lesion`` (1 is the largest) and ``clicked`` (how many clicks lie on it). ``about`` has the case, how
+            many lesions, peak_mib (`adapters.process_memory.peak_mib`) and the device's type. ``shown`` is the first
+            seed's `ShownCase` from the fewest clicks placed at once, else from the last round, else without clicks.
 
         Raises:
             ValueError: several cases, image and label of different shapes, a case without a name, an inferer that
