@@ -277,7 +277,7 @@ class ClickInferer(Inferer):
             embeddings=embeddings,
         )
         given = mask if self.keep_mask else None
-        beside = torch.full((1,) * (1 + self.spatial_dims), BACKGROUND_LOG_ODDS) if given is None else given
+        beside = torch.tensor(BACKGROUND_LOG_ODDS) if given is None else given
         values, box = blended(grid, self._predictions(scan), beside, volume.device)
         if self.reach is not None and len(prompts.on_lesion):
             far = beyond_reach(
@@ -288,7 +288,10 @@ class ClickInferer(Inferer):
                 spared=None if given is None else (given[0][box] > 0).cpu().numpy(),
             )
             values = torch.where(torch.from_numpy(far).to(values.device), BACKGROUND_LOG_ODDS, values)
-        whole = half_precision(beside.to(volume.device)).expand(1, *grid.scan_size).clone()
+        if given is None:
+            whole = torch.full((1, *grid.scan_size), BACKGROUND_LOG_ODDS, dtype=torch.float16, device=volume.device)
+        else:
+            whole = half_precision(given)
         whole[(slice(None), *box)] = half_precision(values)
         return whole
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.data.utils import to_affine_nd
 from monai.utils import convert_to_dst_type
 from torch import nn
 
@@ -81,15 +82,8 @@ def item_affines(inputs: torch.Tensor) -> list[np.ndarray]:
     affines = [affine] * len(inputs) if affine.ndim == 2 else list(affine)
     if len(affines) != len(inputs):
         raise ValueError(f"inputs of {len(inputs)} items have {len(affines)} affines: expected one, or one for each")
-    return [check_affine(_of_axes(a, axes), name="the image's affine", spatial_dims=axes) for a in affines]
-
-
-def _of_axes(affine: np.ndarray, axes: int) -> np.ndarray:
-    """An affine for so many axes: MONAI gives an image of two the affine of three."""
-    if affine.shape != (4, 4) or axes == 3:
-        return affine
-    kept = [*range(axes), 3]
-    return affine[np.ix_(kept, kept)]
+    # MONAI gives an image of two axes the affine of three
+    return [check_affine(to_affine_nd(axes, a), name="the image's affine", spatial_dims=axes) for a in affines]
 
 
 def item_meta(inputs: torch.Tensor, key: str) -> list[Any]:

@@ -157,18 +157,13 @@ class Prompts:
     @property
     def kinds(self) -> frozenset[str]:
         """What there is, of ``points`` (padding is none), ``boxes`` and ``text``."""
-        present = (bool((self._marks != PADDING).any()), len(self.boxes) > 0, len(self.phrases) > 0)
+        present = (bool((self.labels != PADDING).any()), len(self.boxes) > 0, len(self.phrases) > 0)
         return frozenset(kind for kind, is_there in zip(_KINDS, present, strict=True) if is_there)
-
-    @property
-    def _marks(self) -> np.ndarray:
-        """The labels, which are an array once the prompts are made."""
-        return np.asarray(self.labels)
 
     @property
     def on_lesion(self) -> np.ndarray:
         """(N1, n), the points with label 1."""
-        return self.points[self._marks == ON_LESION]
+        return self.points[self.labels == ON_LESION]
 
     def __len__(self) -> int:
         """The number of clicks, padding among them."""
@@ -187,8 +182,8 @@ class Prompts:
 
     def without_padding(self) -> Prompts:
         """The same prompts without the clicks of label -1."""
-        real = self._marks != PADDING
-        return self if real.all() else replace(self, points=self.points[real], labels=self._marks[real])
+        real = self.labels != PADDING
+        return self if real.all() else replace(self, points=self.points[real], labels=self.labels[real])
 
     def to_world(self) -> Prompts:
         """The same prompts in world mm (RAS+); of a box, that round its moved corners.
@@ -261,7 +256,7 @@ class Prompts:
         return replace(
             self,
             points=points[held],
-            labels=self._marks[held],
+            labels=self.labels[held],
             boxes=np.clip(boxes[met], 0, size - 1),
             frame="crop",
             affine=affine,
@@ -280,7 +275,7 @@ class Prompts:
     def with_clicks(self, points: Any, labels: Any = None) -> Prompts:
         """These prompts and more clicks (N, n) with labels (N,), given in the same frame."""
         more, marks = check_points(points, labels, spatial_dims=self.spatial_dims)
-        return replace(self, points=np.concatenate([self.points, more]), labels=np.concatenate([self._marks, marks]))
+        return replace(self, points=np.concatenate([self.points, more]), labels=np.concatenate([self.labels, marks]))
 
     def as_tensors(self, device: torch.device | str | None = None, **options: Any) -> PromptTensors:
         """The form that networks take, for a batch of one; see `prompt_tensors`."""
@@ -297,7 +292,7 @@ class Prompts:
         """The prompts as text, so that they can stand in the metadata of a tensor, which loaders collate."""
         values: dict[str, Any] = {
             "points": self.points.tolist(),
-            "labels": self._marks.tolist(),
+            "labels": self.labels.tolist(),
             "frame": self.frame,
             "affine": None if self.affine is None else self.affine.tolist(),
             "shape": self.shape,
@@ -352,7 +347,7 @@ def prompt_tensors(
     for each in prompts:
         each._expect_voxels()
     points = _padded([each.points for each in prompts], 0.0, np.float32)
-    labels = _padded([each._marks for each in prompts], PADDING, np.int64)
+    labels = _padded([each.labels for each in prompts], PADDING, np.int64)
     boxes = _padded([each.boxes for each in prompts], np.nan, np.float32)
     text: torch.Tensor | None = None
     if any(each.phrases for each in prompts):
