@@ -122,7 +122,7 @@ class RequestToClicksd(MapTransform):
     def _clicks(self, d: Mapping[Hashable, Any], axes: int) -> tuple[np.ndarray, np.ndarray]:
         names = self._names(d)
         for name in (*names, "points", "point_labels", "boxes", "phrases"):
-            if isinstance(d.get(name), (str, int, float)):
+            if isinstance(d.get(name), (str, int, float, Mapping)):
                 raise ValueError(f"the request's {name!r} is {d[name]!r}, expected a list, one entry for each prompt")
         named = [name for name in names if _is_given(d.get(name))]
         if _is_given(d.get("points")) or _is_given(d.get("point_labels")):

@@ -270,6 +270,8 @@ def test_an_image_of_two_axes() -> None:
         ({"boxes": [[0, 0, 0]]}, r"boxes have shape \(1, 3\), expected \(M, 2, 3\)"),
         ({"boxes": "all"}, "the request's 'boxes' is 'all', expected a list"),
         ({"phrases": "cyst"}, "the request's 'phrases' is 'cyst', expected a list"),
+        ({"boxes": {"a": 1}}, "the request's 'boxes' is {'a': 1}, expected a list"),
+        ({"foreground": {"x": 1}}, "the request's 'foreground' is {'x': 1}, expected a list"),
         ({"phrases": [3]}, "expected a list of texts"),
         ({"points": [[1, 2]], "point_labels": [1]}, r"points have shape \(1, 2\)"),
         ({"foreground": [1, 2, 3]}, r"request, 'foreground': points have shape \(3,\)"),
