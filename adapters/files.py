@@ -16,6 +16,7 @@ from typing import Any
 
 _CHUNK = 2**20  # bytes
 _LARGEST_JSON = 2**28  # bytes
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 _DEEPEST_JSON = 64  # lists and objects in one another
 _MOST_NAMES = 10
 _HEAD = 2**16  # bytes that are searched for the end of a header
@@ -89,12 +90,38 @@ def _depth(value: Any) -> int:
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with the same keys as CSV, floats to six digits."""
+    """Rows with the same keys as CSV, floats to six digits.
+
+    Text that a spreadsheet would take for a formula gets a ``'`` before it, and so does text that begins with one.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV that `as_csv` wrote, its texts as they were.
+
+    Raises:
+        ValueError: it is no CSV in UTF-8, or lacks one of these columns.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, restval="")
+            names, rows = reader.fieldnames or (), list(reader)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(path)!r} is no CSV ({error})") from error
+    if missing := [name for name in columns if name not in names]:
+        raise ValueError(f"{str(path)!r} has no column {missing[0]!r}, expected {', '.join(columns)}")
+    return [{key: row[key].removeprefix("'") for key in names} for row in rows]
 
 
 def case_name(path: str | os.PathLike) -> str:
