@@ -12,8 +12,8 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import yaml
 
-from adapters.bundling.error_text import one_line
 from adapters.bundling.folders import find_bundle
+from adapters.error_text import one_line
 from adapters.files import file_hash, replacing, write_whole
 
 __all__ = ["bundle_files", "large_files", "package"]
