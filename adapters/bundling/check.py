@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import monai_sam_adapters
-from adapters.bundling.error_text import innermost, one_line
 from adapters.bundling.folders import find_bundle
 from adapters.bundling.package import bundle_files, large_files
 from adapters.bundling.readme import card_problems
+from adapters.error_text import innermost, one_line
 from adapters.files import cache_folder, file_hash, read_json
 
 __all__ = ["CHECKS", "Finding", "check_bundle"]

@@ -14,8 +14,8 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import yaml
 
-from adapters.bundling.error_text import one_line
 from adapters.bundling.folders import find_bundle
+from adapters.error_text import one_line
 from adapters.files import file_hash, read_json, replacing, write_whole
 
 __all__ = ["bundle_files", "large_files", "package"]

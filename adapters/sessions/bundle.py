@@ -10,10 +10,11 @@ from typing import Any
 from monai.bundle import ConfigParser
 from torch import nn
 
-from adapters.bundling.error_text import innermost
 from adapters.bundling.folders import find_bundle
+from adapters.bundling.workflow import no_such_id
 from adapters.checkpoints import load_model
 from adapters.checkpoints.files import read_checkpoint
+from adapters.error_text import innermost
 from adapters.files import read_json
 from adapters.networks import PromptableNetwork
 
@@ -41,8 +42,7 @@ def read_bundle(bundle: str | os.PathLike, overrides: Mapping[str, Any] | None =
     for name, value in (overrides or {}).items():
         place = name.rpartition("#")[0] or name
         if place not in parser:
-            ids = ", ".join(key for key in parser.get() if not key.startswith("_") and key != "imports")
-            raise ValueError(f"{name!r} is no id of {folder.name}'s inference.json: expected one of {ids}.")
+            raise no_such_id(name, parser.get(), f"{folder.name}'s inference.json")
         parser[name] = value
     return parser
 

@@ -117,3 +117,47 @@ def test_monai_does_not_hand_the_path_on_and_when_it_does_replace_bundle_root_by
 def test_outside_a_configuration() -> None:
     with pytest.raises(ValueError, match="bundle_root is not known here"):
         bundle_root()
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (["inference"], {"treshold": 0.9}, "'treshold' is no id of inference.json. Did you mean 'threshold'?"),
+        (
+            ["inference"],
+            {"displayable_configs#treshold": 1},
+            "'displayable_configs#treshold' is no id of inference.json",
+        ),
+        (["inference"], {"val_interval": 3}, "'val_interval' is no id of inference.json"),  # of another file here
+        (["train"], {"max_epoch": 3}, "'max_epoch' is no id of train.json. Did you mean 'max_epochs'?"),
+        (["train"], {"train#bach_size": 3}, "'train#bach_size' is no id of train.json"),
+        (["train", "evaluate"], {"num_click": 1}, "of train.json, evaluate.json. Did you mean 'num_clicks'?"),
+    ],
+)
+def test_an_option_that_no_id_has(names: list[str], options: dict[str, Any], message: str, moved: Path) -> None:
+    files = [str(moved / "configs" / f"{name}.json") for name in names]
+    with pytest.raises(RuntimeError) as caught:
+        create_workflow(config_file=files if len(files) > 1 else files[0], workflow_type=None, **options)
+    assert message in told(caught.value)
+
+
+def test_an_option_that_no_id_has_given_to_a_workflow(moved: Path) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        initialised(config_file=str(moved / "configs" / "inference.json"), treshold=0.9)
+    assert "'treshold' is no id of this bundle. Did you mean 'threshold'?" in told(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threshold": 0.9, "bundle_root": "/given"},
+        {"network_def#mask_decoder#dropout": 0.1},
+        {"network_def#mask_decoder#another": 0.1},  # the component says whether it has such an argument
+        {"tracking": "mlflow", "experiment_name": "mine", "save_execute_config": False},
+    ],
+)
+def test_options_that_are_meant(options: dict[str, Any], moved: Path) -> None:
+    create_workflow(config_file=str(moved / "configs" / "inference.json"), workflow_type=None, **options)
