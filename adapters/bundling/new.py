@@ -14,6 +14,7 @@ from typing import Any
 
 from adapters.bundling.folders import BUNDLES, ENDING
 from adapters.bundling.template import SECTIONS, write_bundle
+from adapters.files import read_json
 
 __all__ = ["bundle_name", "choose", "new_bundle"]
 
@@ -181,7 +182,7 @@ def _read_list(path: Path, base: Path) -> dict[str, Any]:
     from adapters.transforms.datalist import entry_name, load_datalist
 
     entries = {"training": load_datalist(path, "training", base)}
-    listed = json.loads(path.read_text(encoding="utf-8"))
+    listed = read_json(path, "data list")
     for section in SECTIONS[1:]:
         if section not in listed:
             raise ValueError(

@@ -15,6 +15,7 @@ from adapters.bundling.workflow import no_such_id
 from adapters.checkpoints import load_model
 from adapters.checkpoints.files import read_checkpoint
 from adapters.error_text import innermost
+from adapters.files import read_json
 from adapters.networks import PromptableNetwork
 
 __all__ = ["bundle_network", "read_bundle"]
@@ -30,13 +31,13 @@ def read_bundle(bundle: str | os.PathLike, overrides: Mapping[str, Any] | None =
 
     Raises:
         FileNotFoundError: if there is no such bundle; the message names those there are.
-        ValueError: if an override is none of its ids; the message names those there are.
+        ValueError: if an override is none of its ids; the message names those there are. If a file is no JSON object.
     """
     folder = find_bundle(bundle)
     parser = ConfigParser()
-    parser.read_config(folder / "configs" / "inference.json")
+    parser.read_config(_checked(folder / "configs" / "inference.json"))
     if (folder / "configs" / "metadata.json").is_file():
-        parser.read_meta(folder / "configs" / "metadata.json")
+        parser.read_meta(_checked(folder / "configs" / "metadata.json"))
     parser["bundle_root"] = str(folder)
     for name, value in (overrides or {}).items():
         place = name.rpartition("#")[0] or name
@@ -44,6 +45,13 @@ def read_bundle(bundle: str | os.PathLike, overrides: Mapping[str, Any] | None =
             raise no_such_id(name, parser.get(), f"{folder.name}'s inference.json")
         parser[name] = value
     return parser
+
+
+def _checked(path: Path) -> Path:
+    """The path of a JSON object, which MONAI reads again with what it does to keys."""
+    if not isinstance(content := read_json(path), dict):
+        raise ValueError(f"{str(path)!r} holds {type(content).__name__}, expected an object of ids")
+    return path
 
 
 def parsed(parser: ConfigParser, name: str, default: Any = None) -> Any:

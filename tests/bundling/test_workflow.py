@@ -129,7 +129,7 @@ def test_outside_a_configuration() -> None:
         (
             ["inference"],
             {"displayable_configs#treshold": 1},
-            "'displayable_configs#treshold' is no id of inference.json",
+            "'displayable_configs#x' is no id of inference.json",
         ),
         (["inference"], {"val_interval": 3}, "'val_interval' is no id of inference.json"),  # of another file here
         (["train"], {"max_epoch": 3}, "'max_epoch' is no id of train.json. Did you mean 'max_epochs'?"),
