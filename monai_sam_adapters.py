@@ -54,8 +54,8 @@ def check() -> None:
 def require(version: str) -> ModuleType:
     """Makes sure that the installed library runs a bundle which was made for some version of it.
 
-    In ``python -m monai.bundle`` an error is then repeated on the last line, and an option that no id has is refused
-    (`adapters.bundling.workflow`).
+    In ``python -m monai.bundle`` an error is then repeated on the last line. An option that no id has, and a value that
+    was changed on its way, are refused (`adapters.bundling.workflow`).
 
     Versions are compatible that have the same first number, and the same second one too while the first is 0. Another
     version that is compatible gives one line of warning, once in a process.
@@ -68,7 +68,8 @@ def require(version: str) -> ModuleType:
 
     Raises:
         ImportError: If the installed version is not compatible, or as `check`. The message is one sentence.
-        ValueError: If `version` is no version, or an option of the running workflow is no id of its configuration.
+        ValueError: If `version` is no version, or an option of the running workflow is no id of its configuration, or
+            one of its values was changed.
     """
     from packaging.version import InvalidVersion, Version
 
@@ -90,6 +91,7 @@ def require(version: str) -> ModuleType:
     if installed != needed:
         _warn(str(needed), str(installed))
     workflow.check_options()
+    workflow.check_values()
     return import_module(f"{_OTHER}.bundling")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +17,10 @@ from adapters.error_text import sentence
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
-__all__ = ["bundle_root", "check_options", "end_with_the_sentence"]
+__all__ = ["bundle_root", "check_options", "check_values", "end_with_the_sentence", "literal"]
+
+_EVALUATED = ("$", "@", "%")  # what MONAI's expressions, references and macros begin with
+_PATH = re.compile(r"\w+_dir|bundle_root|datalist|requests|checkpoint|sam_checkpoint|pretrained")
 
 
 def bundle_root() -> str:
@@ -65,6 +70,62 @@ def check_options() -> None:
         raise no_such_id(name, ids, ", ".join(Path(file).name for file in files) or "this bundle")
 
 
+def check_values() -> None:
+    """Makes sure that the configuration which is being read has the texts and paths that it was given.
+
+    MONAI turns every ``#`` of a value into ``::``, and fire, which reads the command line of ``monai.bundle``, takes it
+    for the start of a comment, and ``2024_01`` for a number. So ``--output_dir 'study#3'`` would be another folder.
+
+    Raises:
+        ValueError: A value was changed so, or a path is no text; the message names it.
+    """
+    if _monai_bundle_runs():
+        _check_command_line(sys.argv[1:])
+    parser = next(_callers("ConfigParser"), None)
+    for name, value in _values(parser.get() if parser is not None else {}):
+        if isinstance(value, str) and "::" in value and "://" not in value and not value.startswith(_EVALUATED):
+            raise ValueError(
+                f"{name} of the configuration is {value.replace('::', '#')!r}, and MONAI turns every '#' of a value into "
+                "'::': choose a text without '#', or a link of another name"
+            )
+        if _PATH.fullmatch(name) and isinstance(value, (bool, int, float, tuple, set)):
+            raise ValueError(
+                f"{name} of the configuration is {value!r}, expected a path: on a command line begin it with './' or '/'"
+            )
+
+
+def literal(text: str) -> str:
+    """A configuration's expression for a text, in which MONAI finds nothing to evaluate or to replace."""
+    expression = repr(text)
+    for mark in "#@%":
+        expression = expression.replace(mark, f"\\x{ord(mark):02x}")
+    return f"${expression}"
+
+
+def _check_command_line(words: Sequence[str]) -> None:
+    from fire.parser import DefaultParseValue
+
+    for word, following in itertools.pairwise([*words, ""]):
+        name, equals, value = word.partition("=")
+        value = value if equals else following
+        if not word.startswith("--") or value.startswith(("'", '"')):
+            continue
+        read = DefaultParseValue(value)
+        if (isinstance(read, str) and read != value) or ("#" in value and "#" not in repr(read)):
+            raise ValueError(f"{name} is {value!r}, which monai.bundle reads as {read!r}: choose another name")
+
+
+def _values(content: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """All that is neither list nor object, with its id; metadata left out."""
+    if isinstance(content, (Mapping, list)):
+        pairs = content.items() if isinstance(content, Mapping) else enumerate(content)
+        for key, value in pairs:
+            if not str(key).startswith("_meta_"):
+                yield from _values(value, f"{place}#{key}" if place else str(key))
+    else:
+        yield place, content
+
+
 def no_such_id(name: str, content: Mapping[str, Any], where: str) -> ValueError:
     """The error for an option that is no id of a configuration's content; `where` names its files."""
     near = difflib.get_close_matches(name, list(_names(content)), 1)
@@ -79,9 +140,13 @@ def end_with_the_sentence() -> None:
 
     MONAI wraps an error in others and prints hundreds of lines, of which the last does not say what was wrong.
     """
-    main = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if main is not None and main.name.startswith("monai.bundle") and sys.excepthook is sys.__excepthook__:
+    if _monai_bundle_runs() and sys.excepthook is sys.__excepthook__:
         sys.excepthook = _say
+
+
+def _monai_bundle_runs() -> bool:
+    main = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return main is not None and main.name.startswith("monai.bundle")
 
 
 def _say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -96,14 +161,18 @@ def _frames() -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _calling_workflow() -> ConfigWorkflow | None:
-    from monai.bundle import ConfigWorkflow
+def _callers(kind: str) -> Iterator[Any]:
+    """The objects of one of monai.bundle's classes whose methods are running, the innermost first."""
+    import monai.bundle
 
     for frame in _frames():
         caller = frame.f_locals.get("self")
-        if isinstance(caller, ConfigWorkflow) and "config_root_path" in vars(caller):
-            return caller
-    return None
+        if isinstance(caller, getattr(monai.bundle, kind)):
+            yield caller
+
+
+def _calling_workflow() -> ConfigWorkflow | None:
+    return next((each for each in _callers("ConfigWorkflow") if "config_root_path" in vars(each)), None)
 
 
 def _config_files() -> list[str]:

@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from adapters.bundling.folders import find_bundle
-from adapters.bundling.workflow import no_such_id
+from adapters.bundling.workflow import literal, no_such_id
 from adapters.checkpoints import load_model
 from adapters.checkpoints.files import read_checkpoint
 from adapters.error_text import innermost
@@ -38,13 +38,18 @@ def read_bundle(bundle: str | os.PathLike, overrides: Mapping[str, Any] | None =
     parser.read_config(_checked(folder / "configs" / "inference.json"))
     if (folder / "configs" / "metadata.json").is_file():
         parser.read_meta(_checked(folder / "configs" / "metadata.json"))
-    parser["bundle_root"] = str(folder)
+    parser["bundle_root"] = _kept(str(folder))
     for name, value in (overrides or {}).items():
         place = name.rpartition("#")[0] or name
         if place not in parser:
             raise no_such_id(name, parser.get(), f"{folder.name}'s inference.json")
-        parser[name] = value
+        parser[name] = _kept(value)
     return parser
+
+
+def _kept(value: Any) -> Any:
+    """A value as MONAI's parser leaves it: a text that is no expression keeps its '#'."""
+    return literal(value) if isinstance(value, str) and "#" in value and value[:1] not in "$@%" else value
 
 
 def _checked(path: Path) -> Path:

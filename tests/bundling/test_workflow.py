@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from bundle_runs import BUNDLE, told
 from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
 
 from adapters.bundling import bundle_root
+from adapters.bundling.workflow import literal
+from adapters.error_text import sentence
 
 INFERENCE = {"config_file": "configs/inference.json", "workflow_type": "infer", "logging_file": False}
 
@@ -156,3 +161,55 @@ def test_an_option_that_no_id_has_given_to_a_workflow(moved: Path) -> None:
 )
 def test_options_that_are_meant(options: dict[str, Any], moved: Path) -> None:
     create_workflow(config_file=str(moved / "configs" / "inference.json"), workflow_type=None, **options)
+
+
+VALUES = [
+    ({"output_dir": "study#3"}, "output_dir of the configuration is 'study#3', and MONAI turns every '#'"),
+    ({"output_dir": "/data/a#3"}, "output_dir of the configuration is '/data/a#3'"),
+    ({"preprocessing#transforms#1#label_names": "tumor #1"}, "preprocessing#transforms#1#label_names of the"),
+    ({"output_dir": 202401}, "output_dir of the configuration is 202401, expected a path: on a command line begin"),
+    ({"checkpoint": True}, "checkpoint of the configuration is True, expected a path"),
+    ({"requests": ("a", "b")}, "requests of the configuration is .'a', 'b'., expected a path"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), VALUES)
+def test_values_that_monai_changes(options: dict[str, Any], message: str, moved: Path) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        initialised(config_file=str(moved / "configs" / "inference.json"), **options)
+    assert re.match(message, sentence(caught.value))
+
+
+@pytest.mark.parametrize("options", [{"output_dir": "a@b $c %d"}, {"checkpoint": "$@ckpt_dir + '/a.pt'"}])
+def test_values_that_stay(options: dict[str, Any], moved: Path) -> None:
+    made = initialised(config_file=str(moved / "configs" / "inference.json"), **options)
+    (name, given), *_ = options.items()
+    assert made.parser.get_parsed_content(name) in (given, f"{moved}/models/a.pt")
+
+
+@pytest.mark.parametrize("text", ["study#3", "a 'quoted' \\ @b %c $d", "@device", "$1", "%run", "::@##x", "ü\n"])
+def test_text_as_an_expression(text: str) -> None:
+    parser = ConfigParser({"a": literal(text), "b": "$@a + '!'", "device": "cpu"})
+    assert parser.get_parsed_content("b") == f"{text}!"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--output_dir", "study#3"], "--output_dir is 'study#3', which monai.bundle reads as 'study'"),
+        (["--output_dir=(x)"], "--output_dir is '(x)', which monai.bundle reads as 'x'"),
+        (["--max_epochs", "1#2"], "--max_epochs is '1#2', which monai.bundle reads as 1"),
+    ],
+)
+def test_words_that_fire_changes(
+    words: list[str], message: str, moved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("__main__.__spec__", ModuleSpec("monai.bundle.__main__", None))
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    fine = ["--requests", "/a#b.json", "--network_def#image_encoder#variant", "'tiny'", "--device", "$@x#y"]
+    monkeypatch.setattr(sys, "argv", ["monai.bundle", "run", *fine])
+    initialised(config_file=str(moved / "configs" / "inference.json"))
+    monkeypatch.setattr(sys, "argv", ["monai.bundle", "run", *fine, *words])
+    with pytest.raises(RuntimeError) as caught:
+        initialised(config_file=str(moved / "configs" / "inference.json"))
+    assert sentence(caught.value).startswith(message)
