@@ -131,11 +131,6 @@ def test_outside_a_configuration() -> None:
     ("names", "options", "message"),
     [
         (["inference"], {"treshold": 0.9}, "'treshold' is no id of inference.json. Did you mean 'threshold'?"),
-        (
-            ["inference"],
-            {"displayable_configs#treshold": 1},
-            "'displayable_configs#treshold' is no id of inference.json",
-        ),
         (["inference"], {"val_interval": 3}, "'val_interval' is no id of inference.json"),  # of another file here
         (["train"], {"max_epoch": 3}, "'max_epoch' is no id of train.json. Did you mean 'max_epochs'?"),
         (["train"], {"train#bach_size": 3}, "'train#bach_size' is no id of train.json"),
