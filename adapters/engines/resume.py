@@ -258,7 +258,7 @@ class Resume:
                 else:
                     return state
             except ValueError as err:
-                problems.append(str(err).rstrip("."))
+                problems.append(str(err).removesuffix("; fetch it again."))
             logger.warning("%s: the state before it is taken, if there is one", problems[-1])
         if problems:
             raise ValueError(f"{'; '.join(problems)}: choose another folder (ckpt_dir), or start anew (resume=False).")
