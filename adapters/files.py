@@ -226,6 +226,10 @@ def no_weights(path: Path) -> str:
     size = path.stat().st_size
     if not size or (head.startswith(b"PK") and not zipfile.is_zipfile(path)):
         return f"({size} bytes) cannot be read: it is truncated, damaged or no PyTorch file; fetch it again"
+    if head.startswith(b"PK"):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type for entry in archive.infolist()):
+                return "holds compressed parts, which PyTorch does not write; take the file from its authors"
     return ""
 
 
