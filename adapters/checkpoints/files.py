@@ -206,4 +206,4 @@ def replacing(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
         except (RuntimeError, SafetensorError) as error:  # what PyTorch and safetensors say of a full disk
             if not re.search(r"inline_container|PytorchStreamWriter|os error \d+", str(error)):
                 raise
-            raise OSError(files.cannot_write(path, error)) from error
+            raise files.disk_full(path, error) from error
