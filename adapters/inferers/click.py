@@ -334,7 +334,7 @@ class ClickInferer(Inferer):
 
         def decode(crop: torch.Tensor, prompts: PromptTensors) -> torch.Tensor:
             if hasattr(network, "encode") and hasattr(network, "decode"):
-                values = network.decode(encoded(crop), crop, prompts, *args, **kwargs)
+                values = log_odds(network.decode(encoded(crop), crop, prompts, *args, **kwargs))
             else:
                 values = log_odds(network(crop, prompts, *args, **kwargs))
             if values.shape != (1, 1, *self.crop_size):
