@@ -54,6 +54,9 @@ def check() -> None:
 def require(version: str) -> ModuleType:
     """Makes sure that the installed library runs a bundle which was made for some version of it.
 
+    In ``python -m monai.bundle`` an error is then repeated on the last line. An option that no id has, and a value that
+    was changed on its way, are refused (`adapters.bundling.workflow`).
+
     Versions are compatible that have the same first number, and the same second one too while the first is 0. Another
     version that is compatible gives one line of warning, once in a process.
 
@@ -65,11 +68,14 @@ def require(version: str) -> ModuleType:
 
     Raises:
         ImportError: If the installed version is not compatible, or as `check`. The message is one sentence.
-        ValueError: If `version` is no version.
+        ValueError: If `version` is no version, or an option of the running workflow is no id of its configuration, or
+            one of its values was changed.
     """
     from packaging.version import InvalidVersion, Version
 
     check()
+    workflow = import_module(f"{_OTHER}.bundling.workflow")
+    workflow.end_with_the_sentence()
     installed = Version(import_module(_OTHER).__version__)
     try:
         needed = Version(version)
@@ -84,6 +90,8 @@ def require(version: str) -> ModuleType:
         )
     if installed != needed:
         _warn(str(needed), str(installed))
+    workflow.check_options()
+    workflow.check_values()
     return import_module(f"{_OTHER}.bundling")
 
 

@@ -1,19 +1,24 @@
-"""Files: written whole or not at all, their digests, where fetched ones are kept, what a scan consists of."""
+"""Files: written whole or not at all, JSON that is read, digests, where fetched ones are kept, what a scan consists of."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import io
+import json
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _CHUNK = 2**20  # bytes
+_LARGEST_JSON = 2**28  # bytes
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+_DEEPEST_JSON = 64  # lists and objects in one another
+_MOST_NAMES = 10
 _HEAD = 2**16  # bytes that are searched for the end of a header
 _WHOLE = (".nii", ".nii.gz", ".dcm", ".npy", ".npz", ".png", ".jpg", ".jpeg")  # what is all in one file
 _HALVES = (".hdr", ".img", ".hdr.gz", ".img.gz", ".nii", ".nii.gz")  # what a reader may take for one or the other half
@@ -36,13 +41,87 @@ def write_whole(path: Path, content: str | bytes) -> None:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
+def read_json(
+    path: str | os.PathLike,
+    what: str = "file",
+    *,
+    errors: str = "strict",
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
+    """What a JSON file holds: UTF-8, UTF-16 or UTF-32, with or without a byte-order mark.
+
+    Args:
+        path: the file.
+        what: what messages call it, such as "data list".
+        errors: what becomes of bytes that are no text, as for `bytes.decode`.
+        pairs: as the ``object_pairs_hook`` of `json.loads`.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message says which JSON files lie beside it.
+        ValueError: it is no JSON, has more than 256 MB, or more than 64 lists and objects in one another.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        beside = sorted(other.name for other in file.parent.glob("*.json"))
+        hint = f"its folder holds {', '.join(beside[:_MOST_NAMES])}" if beside else "check the path"
+        raise FileNotFoundError(f"there is no {what} {str(file)!r}; {hint}")
+    if (size := file.stat().st_size) > _LARGEST_JSON:
+        raise ValueError(f"the {what} {str(file)!r} has {size} bytes, expected JSON of at most {_LARGEST_JSON}")
+    content = file.read_bytes()
+    try:
+        value = json.loads(content.decode(json.detect_encoding(content), errors), object_pairs_hook=pairs)
+        deep = _depth(value) > _DEEPEST_JSON
+    except RecursionError:
+        deep = True
+    except ValueError as error:
+        raise ValueError(f"the {what} {str(file)!r} is not JSON: {error}") from error
+    if deep:
+        raise ValueError(f"the {what} {str(file)!r} has more than {_DEEPEST_JSON} lists and objects in one another")
+    return value
+
+
+def _depth(value: Any) -> int:
+    """How many lists and objects are in one another at most."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, (dict, list))]:
+        depth += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return depth
+
+
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with the same keys as CSV, floats to six digits."""
+    """Rows with the same keys as CSV, floats to six digits.
+
+    Text that a spreadsheet would take for a formula gets a ``'`` before it, and so does text that begins with one.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV that `as_csv` wrote, its texts as they were.
+
+    Raises:
+        ValueError: it is no CSV in UTF-8, or lacks one of these columns.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, restval="")
+            names, rows = reader.fieldnames or (), list(reader)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{str(path)!r} is no CSV ({error})") from error
+    if missing := [name for name in columns if name not in names]:
+        raise ValueError(f"{str(path)!r} has no column {missing[0]!r}, expected {', '.join(columns)}")
+    return [{key: row[key].removeprefix("'") for key in names} for row in rows]
 
 
 def case_name(path: str | os.PathLike) -> str:

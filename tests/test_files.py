@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.files import case_name, files_of_scan
+from adapters.files import case_name, files_of_scan, read_json
 from adapters.transforms.datalist import entry_name
 
 DICOM = "\0" * 128 + "DICM"
@@ -127,3 +127,38 @@ def test_what_cannot_be_read_is_not_known(tmp_path: Path) -> None:
     assert files_of_scan(tmp_path / "pipe.mhd") is None
     (tmp_path / "a.mhd").write_text(f"ElementDataFile = {'long' * 100}\n")
     assert files_of_scan(tmp_path / "a.mhd") is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_json_in_every_unicode(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_bytes('{"naïve": [1, "Ωμέγα"]}'.encode(encoding))
+    assert read_json(tmp_path / "list.json") == {"naïve": [1, "Ωμέγα"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "the data list '.*list.json' is not JSON: Expecting value"),
+        (b"\x89PNG\r\n\x1a\n", "is not JSON: .* codec can't decode"),
+        (b"[" * 100_000, "has more than 64 lists and objects in one another"),
+        (b"[" * 65 + b"]" * 65, "has more than 64 lists and objects in one another"),
+        (b'{"a":' * 65 + b"0" + b"}" * 65, "has more than 64 lists and objects in one another"),
+    ],
+)
+def test_what_is_no_json(content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        read_json(tmp_path / "list.json", "data list")
+
+
+def test_json_that_is_not_there(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "huge.json").touch()
+    os.truncate(tmp_path / "huge.json", 2**40)
+    for name in ("none.json", "pipe.json"):
+        with pytest.raises(FileNotFoundError, match="there is no data list '.*'; its folder holds huge.json"):
+            read_json(tmp_path / name, "data list")
+    with pytest.raises(FileNotFoundError, match="there is no file '.*'; check the path"):
+        read_json(tmp_path)
+    with pytest.raises(ValueError, match="has 1099511627776 bytes, expected JSON of at most 268435456"):
+        read_json(tmp_path / "huge.json")

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import monai_sam_adapters
-from adapters.bundling.error_text import innermost, one_line
 from adapters.bundling.folders import find_bundle
 from adapters.bundling.package import bundle_files, large_files
 from adapters.bundling.readme import card_problems
-from adapters.files import cache_folder, file_hash
+from adapters.error_text import innermost, one_line
+from adapters.files import cache_folder, file_hash, read_json
 
 __all__ = ["CHECKS", "Finding", "check_bundle"]
 
@@ -208,7 +208,7 @@ def _findings(name: str, check: Check, bundle: _Bundle) -> Iterator[Finding]:
             yield Finding(name, "problem", problem)
     except _SkippedError as reason:
         yield Finding(name, "skipped", str(reason))
-    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         message = f"a file has another form than expected ({one_line(error)}); correct what the other checks find"
         yield Finding(name, "problem", message)
 
@@ -347,11 +347,11 @@ def _data_licence(bundle: _Bundle) -> Iterator[str]:
 @_check("large files", "files of more than 25 MB are listed in large_files.yml, with address and checksum")
 def _large_files(bundle: _Bundle) -> Iterator[str]:
     try:
-        listed = large_files(bundle.folder)
+        listed, names = large_files(bundle.folder), bundle_files(bundle.folder)
     except ValueError as error:
         yield str(error)
         return
-    for name in bundle_files(bundle.folder):
+    for name in names:
         size = (bundle.folder / name).stat().st_size
         if size > LARGEST:
             yield (
@@ -432,7 +432,7 @@ def _labels(bundle: _Bundle) -> Iterator[str]:
     except (AttributeError, KeyError, TypeError, ValueError):
         yield "configs/metadata.json has no channel_def of the output pred: name its channels, '0': 'background', ..."
         return
-    if sorted(channels) != list(range(count)):
+    if count != len(channels) or sorted(channels) != list(range(len(channels))):
         yield (
             f"channel_def of the output pred in configs/metadata.json has the channels {sorted(channels)}, and "
             f"num_channels is {count}: name each of them"
@@ -647,7 +647,7 @@ def _json(path: Path) -> dict[str, Any]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of a key that is there twice
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=check_key_duplicates)
+        content = read_json(path, pairs=check_key_duplicates)
     if not isinstance(content, dict):
         raise ValueError(f"it holds {type(content).__name__}, expected an object")
     return content

@@ -14,12 +14,14 @@ from typing import Any
 
 from adapters.bundling.folders import BUNDLES, ENDING
 from adapters.bundling.template import SECTIONS, write_bundle
+from adapters.files import read_json
 
 __all__ = ["bundle_name", "choose", "new_bundle"]
 
 MODALITIES = {"ct": "CT", "mr": "MR", "mri": "MR"}
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+_LABEL_NAME = re.compile(r"\w[\w .,()+/-]*")  # in configurations, where other marks may be evaluated
 _OTHER_TYPES = ("deepedit", "detection")  # words that make MONAI Label take a bundle for something else
 _CROPS = (64, 96, 128)  # 128 as published; a smaller one where the scans are no larger
 _MARGIN = 1.25  # how much of a crop's side a long lesion may take: 1 / 1.25
@@ -82,10 +84,15 @@ def new_bundle(
         raise ValueError(f"crop_size is {crop_size}, expected a multiple of 4 that is at least 8, such as 96")
     if spacing is not None and not 0 < spacing < math.inf:
         raise ValueError(f"spacing is {spacing}, expected a positive number of mm")
-    if not label_name.strip() or label_name == "background":
-        raise ValueError(f"label_name is {label_name!r}, expected what the lesion is called, such as 'tumor'")
+    if not _LABEL_NAME.fullmatch(label_name) or label_name == "background":
+        raise ValueError(
+            f"label_name is {label_name!r}, expected what the lesion is called, such as 'tumor': letters, digits, and "
+            "spaces and . , ( ) + / - _ after them"
+        )
     path = Path(datalist).expanduser()
     base = path.parent if dataset_dir is None else Path(dataset_dir).expanduser()
+    if "#" in base.resolve().as_posix():
+        raise ValueError(f"the folder {str(base.resolve())!r} has a '#', which MONAI's configurations replace: rename it")
     listed = _read_list(path, base)
     kind = _modality(modality, listed.get("modality"), name)
     measured = {
@@ -181,7 +188,7 @@ def _read_list(path: Path, base: Path) -> dict[str, Any]:
     from adapters.transforms.datalist import entry_name, load_datalist
 
     entries = {"training": load_datalist(path, "training", base)}
-    listed = json.loads(path.read_text(encoding="utf-8"))
+    listed = read_json(path, "data list")
     for section in SECTIONS[1:]:
         if section not in listed:
             raise ValueError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import reprlib
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
@@ -12,9 +14,9 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 import yaml
 
-from adapters.bundling.error_text import one_line
 from adapters.bundling.folders import find_bundle
-from adapters.files import file_hash, replacing, write_whole
+from adapters.error_text import one_line
+from adapters.files import file_hash, read_json, replacing, write_whole
 
 __all__ = ["bundle_files", "large_files", "package"]
 
@@ -24,6 +26,7 @@ ZOO_URL = "https://github.com/Project-MONAI/model-zoo/releases/download/hosting_
 LARGE_FILES = ("large_files.yml", "large_files.yaml", "large_files.json")
 
 _TIME = (2022, 5, 30, 0, 0, 0)  # that of all files in the zoo's own zips
+_VERSION = re.compile(r"\w[\w.+-]*")  # it becomes part of a file's name
 _MODE = 0o100644  # a plain file that all may read
 _LEFT_OUT = (
     # results, and what programs leave behind
@@ -54,7 +57,7 @@ def large_files(bundle: Path) -> list[dict[str, Any]]:
                     f"{path.name} cannot be read ({one_line(error)}): give a list as large_files"
                 ) from error
             if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
-                raise ValueError(f"large_files of {path.name} is {listed!r}: give a list of entries with a path")
+                raise ValueError(f"large_files of {path.name} is {reprlib.repr(listed)}: give a list of entries with a path")
             return listed
     return []
 
@@ -66,16 +69,24 @@ def bundle_files(bundle: Path) -> list[str]:
     are left out.
 
     Raises:
-        ValueError: as `large_files`.
+        ValueError: as `large_files`, or one of them is a link to something outside the bundle, or to a folder.
     """
     left_out = (*_LEFT_OUT, *(str(entry.get("path")) for entry in large_files(bundle)))
-    names = (path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
-    return sorted(
-        name
-        for name in names
-        if not any(part.startswith(".") for part in name.split("/"))
-        and not any(fnmatch(name, pattern) for pattern in left_out)
-    )
+    names = []
+    for path in bundle.rglob("*"):
+        name = path.relative_to(bundle).as_posix()
+        link = path.is_symlink()
+        if not (link or path.is_file()) or any(part.startswith(".") for part in name.split("/")):
+            continue
+        if any(fnmatch(name, pattern) or (link and fnmatch(f"{name}/", pattern)) for pattern in left_out):
+            continue
+        if link and (not path.is_file() or not path.resolve().is_relative_to(bundle.resolve())):
+            raise ValueError(
+                f"{name} of {bundle.name} is a link to {str(path.resolve())!r}, which a copy would not have: put the "
+                "file itself there, or take the link out"
+            )
+        names.append(name)
+    return sorted(names)
 
 
 def package(
@@ -140,26 +151,23 @@ def _add(archive: ZipFile, path: Path, inside: str) -> None:
 
 def _version(bundle: Path) -> str:
     path = bundle / "configs" / "metadata.json"
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-        version, changelog = metadata["version"], metadata["changelog"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{str(path)!r} gives no version and changelog ({one_line(error)}): add both") from error
+    metadata = read_json(path)
+    version, changelog = (metadata.get(key) if isinstance(metadata, dict) else None for key in ("version", "changelog"))
+    if not isinstance(version, str) or not _VERSION.fullmatch(version) or not isinstance(changelog, dict):
+        raise ValueError(
+            f"{str(path)!r} gives no version and changelog ({reprlib.repr(version)}, {reprlib.repr(changelog)}): add "
+            "a version such as '1.0.0', and what changed by version"
+        )
     if version not in changelog:
         raise ValueError(f"version {version!r} of {str(path)!r} is not in its changelog: say there what changed")
-    return str(version)
+    return version
 
 
 def _known(path: Path) -> dict[str, dict[str, str]]:
     """The entries of a ``model_info.json``; none where there is no such file."""
     if not path.exists():
         return {}
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(entry, dict) for entry in known.values()):
-            raise TypeError("an entry is no object")
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"{str(path)!r} cannot be read as the zoo's list of bundles ({one_line(error)}): move it away"
-        ) from error
+    known = read_json(path, "zoo's list of bundles")
+    if not isinstance(known, dict) or not all(isinstance(entry, dict) for entry in known.values()):
+        raise ValueError(f"{str(path)!r} is no list of bundles as the zoo keeps it, an object of objects: move it away")
     return known

@@ -23,7 +23,7 @@ from monai.transforms import ScaleIntensityRangePercentilesd
 from scipy import ndimage
 from tqdm import tqdm
 
-from adapters.files import write_whole
+from adapters.files import read_json, write_whole
 from adapters.transforms import CheckScand, LoadScand, load_datalist
 from adapters.transforms.datalist import entry_name
 from adapters.transforms.loading import in_words, label_values
@@ -198,8 +198,8 @@ def fingerprint(
     """
     path = Path(datalist).expanduser()
     entries = load_datalist(path, section, path.parent if dataset_dir is None else dataset_dir)
-    named = json.loads(path.read_text(encoding="utf-8")).get("lesion") if label is None else label
-    if named is not None and not isinstance(named, int):
+    named = read_json(path, "data list").get("lesion") if label is None else label
+    if named is not None and (not isinstance(named, int) or isinstance(named, bool)):
         raise ValueError(f"the lesion of {str(path)!r} is {named!r}, expected a value of the labels such as 1")
     lesion = 1 if named is None else named
     tasks = [

@@ -17,7 +17,7 @@ from adapters.datasets.archives import contents, is_archive, target, unpack
 from adapters.datasets.fingerprint import Case, measure, measure_all, summary, table, values_of
 from adapters.datasets.releases import RELEASES, Release, get_release
 from adapters.fetching import WebFile, fetch
-from adapters.files import as_csv, write_whole
+from adapters.files import as_csv, read_json, write_whole
 from adapters.transforms.loading import in_words
 
 logger = logging.getLogger(__name__)
@@ -198,11 +198,8 @@ def _nothing(release: Release, source: Path, paths: Sequence[Path]) -> str:
 
 
 def _description(file: Path) -> dict[str, Any]:
-    try:
-        # names of hospitals in it are not always UTF-8
-        content = json.loads(file.read_bytes().decode("utf-8-sig", errors="replace"))
-    except ValueError as error:
-        raise ValueError(f"{str(file)!r} is not JSON: {error}; fetch the release again") from error
+    # names of hospitals in it are not always UTF-8
+    content = read_json(file, "description of the release", errors="replace")
     if not isinstance(content, dict):
         raise ValueError(f"{str(file)!r} holds {type(content).__name__}, expected an object; fetch the release again")
     return content
@@ -218,14 +215,23 @@ def _check_description(release: Release, case_files: Mapping[str, Files]) -> Non
     name = str(content.get("name", "")).lower()
     if organ.lower() not in name and _OTHER_NAMES.get(organ, organ.lower()) not in name:
         raise ValueError(f"{str(file)!r} is of {content.get('name')!r}, expected {organ!r}, {release.task}")
+    for key, kind in (("labels", dict), ("training", list)):
+        if not isinstance(content.get(key, kind()), kind):
+            raise ValueError(
+                f"{str(file)!r} has {key} {type(content[key]).__name__}, expected {kind.__name__}; fetch the release again"
+            )
     labels = {str(value) for value in content.get("labels", {})}
     if labels != {str(value) for value in release.labels}:
         raise ValueError(
             f"{str(file)!r} has the labels {', '.join(sorted(labels))}, "
             f"expected {', '.join(map(str, release.labels))} of {release.task}"
         )
-    entries = [entry["image"] if isinstance(entry, Mapping) else entry for entry in content.get("training", [])]
-    listed = Counter(Path(str(entry)).name for entry in entries)
+    entries = [entry.get("image") if isinstance(entry, dict) else entry for entry in content.get("training", [])]
+    if wrong := [number for number, entry in enumerate(entries) if not isinstance(entry, str)]:
+        raise ValueError(
+            f"entry {wrong[0]} of training in {str(file)!r} names no image, expected its path; fetch the release again"
+        )
+    listed = Counter(Path(entry).name for entry in entries)
     if twice := [name for name, times in listed.items() if times > 1]:
         raise ValueError(f"{str(file)!r} lists {_names(twice)} twice; expected each case once")
 

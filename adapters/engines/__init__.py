@@ -1,11 +1,13 @@
-"""Ignite pieces: training steps, schedule, resume."""
+"""Ignite pieces: training steps, schedule, resume, evaluation."""
 
+from adapters.engines.evaluator import CaseEvaluator
 from adapters.engines.progress import Progress, StopEarly
 from adapters.engines.resume import Resume
 from adapters.engines.schedule import LinearDecay, ValidationWithEnd
 from adapters.engines.training import ClipGradientsByPart, InteractiveUpdate, PublishedClicks
 
 __all__ = [
+    "CaseEvaluator",
     "ClipGradientsByPart",
     "InteractiveUpdate",
     "LinearDecay",

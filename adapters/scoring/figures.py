@@ -49,13 +49,13 @@ def curve_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
             curves.setdefault(entry["policy"], []).append(entry)
         start = curves.pop(AUTOMATIC, [])
         if not curves:
-            axes.axhline(100 * start[0]["dice"]["mean"], color=colour, linestyle=":", label=f"{name} (no clicks)")
+            axes.axhline(100 * start[0]["dice"]["mean"], color=colour, linestyle=":", label=_as_is(f"{name} (no clicks)"))
         for policy, entries in curves.items():
             points = [*start, *entries]
             clicks = [entry["clicks"] for entry in points]
             mean, spread = (np.array([100 * entry["dice"][key] for entry in points]) for key in ("mean", "spread"))
             style = "-" if policy == ITERATIVE else next(dashes)
-            axes.plot(clicks, mean, color=colour, linestyle=style, marker="o", label=f"{name} ({policy})")
+            axes.plot(clicks, mean, color=colour, linestyle=style, marker="o", label=_as_is(f"{name} ({policy})"))
             axes.fill_between(clicks, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
     axes.set(xlabel="clicks", ylabel="Dice (points)", xlim=(-0.3, max(most, 1) + 0.3))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -87,10 +87,10 @@ def box_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
             box["boxes"][0].set(facecolor=colour, alpha=0.35)
             box["medians"][0].set(color="black")
             axes.scatter([middle] * len(values), values, s=12, color=colour, zorder=3)
-    axes.set_xticks(range(len(columns)), [column_name(*column) for column in columns], rotation=30, ha="right")
+    axes.set_xticks(range(len(columns)), [_as_is(column_name(*column)) for column in columns], rotation=30, ha="right")
     axes.set(ylabel="Dice of a case (points)", xlim=(-0.6, len(columns) - 0.4), ylim=(-2, 102))
     axes.grid(axis="y", alpha=0.3)
-    handles = [Patch(facecolor=f"C{number}", alpha=0.35, label=name) for number, name in enumerate(methods)]
+    handles = [Patch(facecolor=f"C{number}", alpha=0.35, label=_as_is(name)) for number, name in enumerate(methods)]
     axes.legend(handles=handles, fontsize="small")
     return figure
 
@@ -176,7 +176,7 @@ def draw_case(
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(_as_is(title))
     return figure
 
 
@@ -192,6 +192,11 @@ def box_round(
     end = np.ceil(np.minimum(places.max(axis=0) + margin + 1, shape)).astype(int)
     d, h, w = (slice(int(a), int(b)) for a, b in zip(start, end, strict=True))
     return d, h, w
+
+
+def _as_is(text: str) -> str:
+    """One line in which matplotlib looks for no formula."""
+    return " ".join(text.replace("$", r"\$").split())
 
 
 def png(figure: Figure) -> bytes:

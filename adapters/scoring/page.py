@@ -53,10 +53,11 @@ class Section:
 
 def as_markdown(title: str, about: str, sections: Sequence[Section]) -> str:
     """The page as Markdown, without its pictures and commands. A section without a heading belongs to the title."""
-    blocks = [f"# {title}", about]
+    blocks = [f"# {_text(title)}", _text(about)]
     for section in sections:
-        blocks += [f"## {section.heading}"] if section.heading else []
-        blocks += [*section.paragraphs, *map(markdown_table, section.tables), *section.notes]
+        blocks += [f"## {_text(section.heading)}"] if section.heading else []
+        paragraphs, notes = ([_text(each) for each in texts] for texts in (section.paragraphs, section.notes))
+        blocks += [*paragraphs, *map(markdown_table, section.tables), *notes]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -65,10 +66,15 @@ def markdown_table(table: Table) -> str:
     rows = [table.heading, *table.rows]
     lines = []
     for number, row in enumerate(rows, start=-1):
-        cells = [cell.replace("|", "\\|") for cell in row]
+        cells = [_text(cell).replace("|", "\\|") for cell in row]
         lines.append(" | ".join(f"**{cell}**" if number in table.strong and cell else cell for cell in cells))
     first, *rest = [f"| {line} |" for line in lines]
     return "\n".join([first, "|---" * len(table.heading) + "|", *rest])
+
+
+def _text(words: str) -> str:
+    """One line without HTML, which Markdown would pass on."""
+    return " ".join(words.replace("&", "&amp;").replace("<", "&lt;").splitlines())
 
 
 def as_html(title: str, about: str, sections: Sequence[Section], *, warnings: Sequence[str] = ()) -> str:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from adapters.files import write_whole
+from adapters.files import read_csv, write_whole
 
 from .comparison import check_alike, comparison
 from .figures import box_figure, curve_figure, png
 from .page import Picture, Section, Table, as_html
 from .published_figures import check_task
-from .score_files import load_summary
+from .score_files import check_inside, load_summary
 from .tables import (
     INTERACTION,
     Summary,
@@ -75,7 +74,7 @@ def _folders(folder: Path) -> list[Path]:
             f"{folder} is not there: give the folder that an evaluation has written its scores into"
         )
     paths = [folder / "summary.json", *sorted(folder.glob("*/summary.json"))]
-    folders = [path.parent for path in paths if path.is_file()]
+    folders = [check_inside(path, folder).parent for path in paths if path.is_file()]
     if not folders:
         raise FileNotFoundError(f"no summary.json in {folder} or in a folder in it: run the bundle's evaluation first")
     return folders
@@ -106,17 +105,34 @@ def _single(folder: Path, summary: Summary) -> list[Section]:
     sections = [replace(first, pictures=_plots({summary["method"]: summary})), *others]
     cases = folder / "cases.csv"
     if cases.is_file():
-        with cases.open(newline="", encoding="utf-8") as file:
-            sections.append(case_section(list(csv.DictReader(file)), summary))
+        sections.append(case_section(_case_rows(check_inside(cases, folder), summary), summary))
     drawn = []
     for entry in summary.get("pictures", []):
         path = folder / Path(entry["file"]).name
-        if path.is_file():
+        if path.is_file() and not path.is_symlink():
             text = caption(entry["case"], entry["policy"], entry["clicks"], entry["dice"])
             drawn.append(Picture(path.read_bytes(), f"{entry['rank'].capitalize()} case, {text}"))
         else:
-            logger.warning("%s is not there: the page goes without it", path)
+            what = "is a link" if path.is_symlink() else "is not there"
+            logger.warning("%s %s: the page goes without it", path, what)
     if drawn:
         colours = "Green is the truth, orange the prediction; dots are clicks on the lesion, crosses off it."
         sections.append(Section("Best, median and worst case", [colours], pictures=drawn))
     return sections
+
+
+def _case_rows(path: Path, summary: Summary) -> list[dict[str, str]]:
+    """The rows of cases.csv, each of a case that the summary has scores of."""
+    rows = read_csv(path, ("case", "lesion_ml", "lesions"))
+    needed = (summary.get("interaction") or {}).get("clicks_needed")
+    scored = [entry["dice"]["cases"].keys() for entry in summary["scores"]] + ([needed["cases"].keys()] if needed else [])
+    for row in rows:
+        if any(row["case"] not in names for names in scored):
+            raise ValueError(f"{str(path)!r} has a case {row['case']!r} that summary.json has no scores of")
+        try:
+            float(row["lesion_ml"])
+        except ValueError:
+            raise ValueError(
+                f"{str(path)!r} has lesion_ml {row['lesion_ml']!r} of case {row['case']!r}, expected a number"
+            ) from None
+    return rows

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from adapters.files import as_csv, write_whole
+from adapters.files import as_csv, read_json, write_whole
 
 from .figures import CasePicture, box_figure, curve_figure, png
 from .page import as_markdown
@@ -16,6 +17,7 @@ from .published_figures import check_task
 from .summaries import STRATA_ML, Row, by_lesion, case_rows, interaction, strata, summarise
 from .tables import about_run, score_sections
 
+_SCHEMA = Path(__file__).with_name("summary_schema.json")
 RANKS = ("best", "median", "worst")
 
 
@@ -95,14 +97,29 @@ def load_summary(folder: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         ValueError: it is not what `write_scores` writes.
     """
+    from jsonschema import Draft7Validator
+    from jsonschema.exceptions import best_match
+
     path = folder / "summary.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: run the bundle's evaluation into {folder} first")
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read ({error}): run the bundle's evaluation again") from None
-    expected = {"method", "tolerance_mm", "cases", "seeds", "scores"}
-    if not isinstance(summary, dict) or not expected <= summary.keys():
-        raise ValueError(f"{path} holds no scores, expected the keys {', '.join(sorted(expected))}")
+    summary = read_json(path, "summary of scores")
+    fault = best_match(Draft7Validator(read_json(_SCHEMA)).iter_errors(summary))
+    if fault is not None:
+        place = "#".join(map(str, fault.absolute_path)) or "the whole"
+        raise ValueError(
+            f"{path} holds no scores: {place} is {reprlib.repr(fault.instance)}, expected {fault.validator} "
+            f"{reprlib.repr(fault.validator_value)}; run the bundle's evaluation again"
+        )
     return summary
+
+
+def check_inside(path: Path, folder: Path) -> Path:
+    """The path, if it lies in the folder and is no link to somewhere else.
+
+    Raises:
+        ValueError: it is such a link.
+    """
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{str(path)!r} is a link that leaves {str(folder)!r}: put a copy there in its place")
+    return path

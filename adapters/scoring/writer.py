@@ -81,6 +81,8 @@ class ScoreWriter:
 
     def _collect(self, engine: Engine) -> None:
         output: dict[str, Any] = engine.state.output  # type: ignore[assignment]
+        if not output:  # a case that failed (`adapters.engines.CaseEvaluator`)
+            return
         name = output["rows"][0]["case"]
         if name in self._cases:
             raise ValueError(_SAME_NAME.format(name))
@@ -92,13 +94,13 @@ class ScoreWriter:
 
     def _write(self, _: Engine) -> None:
         cases = _from_all_processes(self._cases)
-        if cases is None:
+        if not cases:
             return
         write_scores(
             self.output_dir,
             [row for case in cases for row in case["rows"]],
             method=self.method,
-            tolerance=cases[0]["tolerance"] if cases else 0.0,
+            tolerance=cases[0]["tolerance"],
             lesions=[row for case in cases for row in case["lesions"]],
             about=[case["about"] for case in cases],
             pictures=[case["picture"] for case in cases if case["picture"] is not None],

@@ -10,10 +10,12 @@ from typing import Any
 from monai.bundle import ConfigParser
 from torch import nn
 
-from adapters.bundling.error_text import innermost
 from adapters.bundling.folders import find_bundle
+from adapters.bundling.workflow import literal, no_such_id
 from adapters.checkpoints import load_model
 from adapters.checkpoints.files import read_checkpoint
+from adapters.error_text import innermost
+from adapters.files import read_json
 from adapters.networks import PromptableNetwork
 
 __all__ = ["bundle_network", "read_bundle"]
@@ -29,21 +31,32 @@ def read_bundle(bundle: str | os.PathLike, overrides: Mapping[str, Any] | None =
 
     Raises:
         FileNotFoundError: if there is no such bundle; the message names those there are.
-        ValueError: if an override is none of its ids; the message names those there are.
+        ValueError: if an override is none of its ids; the message names those there are. If a file is no JSON object.
     """
     folder = find_bundle(bundle)
     parser = ConfigParser()
-    parser.read_config(folder / "configs" / "inference.json")
+    parser.read_config(_checked(folder / "configs" / "inference.json"))
     if (folder / "configs" / "metadata.json").is_file():
-        parser.read_meta(folder / "configs" / "metadata.json")
-    parser["bundle_root"] = str(folder)
+        parser.read_meta(_checked(folder / "configs" / "metadata.json"))
+    parser["bundle_root"] = _kept(str(folder))
     for name, value in (overrides or {}).items():
         place = name.rpartition("#")[0] or name
         if place not in parser:
-            ids = ", ".join(key for key in parser.get() if not key.startswith("_") and key != "imports")
-            raise ValueError(f"{name!r} is no id of {folder.name}'s inference.json: expected one of {ids}.")
-        parser[name] = value
+            raise no_such_id(name, parser.get(), f"{folder.name}'s inference.json")
+        parser[name] = _kept(value)
     return parser
+
+
+def _kept(value: Any) -> Any:
+    """A value as MONAI's parser leaves it: a text that is no expression keeps its '#'."""
+    return literal(value) if isinstance(value, str) and "#" in value and value[:1] not in "$@%" else value
+
+
+def _checked(path: Path) -> Path:
+    """The path of a JSON object, which MONAI reads again with what it does to keys."""
+    if not isinstance(content := read_json(path), dict):
+        raise ValueError(f"{str(path)!r} holds {type(content).__name__}, expected an object of ids")
+    return path
 
 
 def parsed(parser: ConfigParser, name: str, default: Any = None) -> Any:

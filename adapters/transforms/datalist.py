@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import product
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from adapters.files import case_name
+from adapters.files import case_name, read_json
 from adapters.prompts import check_boxes, check_points
-
-
-def _read_json(path: str | PathLike) -> Any:
-    file = Path(path).expanduser()
-    if not file.is_file():
-        beside = sorted(path.name for path in file.parent.glob("*.json"))
-        hint = f"its folder holds {', '.join(beside)}" if beside else "check the path"
-        raise FileNotFoundError(f"there is no data list {str(file)!r}; {hint}")
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as err:
-        raise ValueError(f"the data list {str(file)!r} is not JSON: {err}") from err
 
 
 def entry_name(entry: Mapping[str, Any]) -> str:
@@ -60,7 +47,7 @@ def load_requests(
         FileNotFoundError: the list or one of its images is missing.
         ValueError: not a list of such entries: names the entry and the key; two images of one name.
     """
-    entries = _read_json(path)
+    entries = read_json(path, "data list")
     base = Path(path).expanduser().parent if base_dir is None else Path(base_dir).expanduser()
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{str(path)!r} holds {type(entries).__name__}, expected a list of at least one entry")
@@ -113,7 +100,7 @@ def load_datalist(
         FileNotFoundError: the list, the folder or one of the files is missing.
         ValueError: no such section, an empty one, or an entry without a key: names the entry and the key.
     """
-    sections = _read_json(path)
+    sections = read_json(path, "data list")
     if not isinstance(sections, Mapping):
         raise ValueError(f"{str(path)!r} holds {type(sections).__name__}, expected an object with a list {section!r}")
     if section not in sections:

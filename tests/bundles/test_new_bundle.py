@@ -305,6 +305,11 @@ def test_as_typed(data: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureF
         ({"label": 0}, "label is 0, expected the value of the lesion in the labels, 1 or more"),
         ({"label": 5}, "no label of section 'training' of .* holds the lesion 5, only 0, 1"),
         ({"label_name": "background"}, "label_name is 'background', expected what the lesion is called"),
+        *(
+            ({"label_name": name}, "label_name is '.*', expected what the lesion is called, such as 'tumor': letters")
+            for name in ("$import os", "@device", "%run", "tumor #1", "a::b", "", " tumor", "<b>", "{{bundle}}", "a\nb")
+        ),
+        ({"dataset_dir": "study#3"}, "the folder '.*study#3' has a '#', which MONAI's configurations replace"),
         ({"crop_size": 30}, "crop_size is 30, expected a multiple of 4 that is at least 8"),
         ({"spacing": -1.0}, r"spacing is -1\.0, expected a positive number of mm"),
         ({"name": "Lung"}, "name is 'Lung', expected lower-case letters"),

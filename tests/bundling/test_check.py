@@ -158,7 +158,7 @@ BROKEN: list[tuple[str, Callable[[Path], Any], str, str]] = [
         "no JSON",
         write("configs/datalist.json", "{"),
         "files",
-        "configs/datalist.json cannot be read: Expecting property name enclosed in double quotes: ",
+        "configs/datalist.json cannot be read: the file '",
     ),
     (
         "a key twice",

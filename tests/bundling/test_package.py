@@ -25,6 +25,7 @@ from bundle_runs import BUNDLE, TESTS
 from monai.bundle import ConfigWorkflow, download, load
 
 from adapters.__main__ import main
+from adapters.bundling.get import copy_bundle
 from adapters.bundling.package import bundle_files, package
 from adapters.datasets.phantom import write_phantoms
 
@@ -125,22 +126,29 @@ def test_a_version_is_made_once(bundle: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("configs/metadata.json", "{", "gives no version and changelog .JSONDecodeError"),
+        ("configs/metadata.json", "{", "metadata.json' is not JSON"),
         (
             "configs/metadata.json",
             '{"version": "1.0"}',
-            "gives no version and changelog .KeyError: 'changelog'.: add both",
+            "gives no version and changelog .'1.0', None.: add a version",
         ),
         (
             "configs/metadata.json",
             '{"version": "1.0", "changelog": {}}',
             r"version '1\.0' of .* is not in its changelog",
         ),
-        ("../model_info.json", "[]", "cannot be read as the zoo's list of bundles .AttributeError"),
+        ("configs/metadata.json", '{"version": {}, "changelog": {}}', "gives no version and changelog .{}, {}."),
+        (
+            "configs/metadata.json",
+            '{"version": "/../../x", "changelog": {"/../../x": ""}}',
+            "gives no version and changelog .'/../../x'",
+        ),
+        ("configs/metadata.json", "[" * 100_000, "has more than 64 lists and objects"),
+        ("../model_info.json", "[]", "is no list of bundles as the zoo keeps it"),
         (
             "../model_info.json",
             '{"a": 3}',
-            "cannot be read as the zoo's list of bundles .TypeError: an entry is no obj",
+            "is no list of bundles as the zoo keeps it, an object of objects: move it away",
         ),
         ("large_files.yml", "large_files: 3", "large_files of large_files.yml is 3: give a list of entries"),
     ],
@@ -151,6 +159,31 @@ def test_mistakes(name: str, content: str, message: str, bundle: Path) -> None:
     with pytest.raises(ValueError, match=message):
         package(bundle, bundle.parent)
     assert sorted(bundle.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["docs/notes.txt", "scripts", "models/best.pt", "eval", "models/last.ckpt"])
+def test_a_link_out_of_the_bundle(name: str, bundle: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "secret"
+    outside.mkdir()
+    (outside / "file").write_text("of nobody's business")
+    if (bundle / name).is_dir():
+        shutil.rmtree(bundle / name)
+    (bundle / name).unlink(missing_ok=True)
+    (bundle / name).symlink_to(outside if "." not in name else outside / "file")
+    if name in ("eval", "models/last.ckpt"):  # left out anyway
+        assert package(bundle, tmp_path / "dist").startswith("wrote ")
+        return
+    for use in (package, copy_bundle):
+        with pytest.raises(ValueError, match=rf"{name} of {NAME} is a link to '{outside}.*', which a copy would not"):
+            use(bundle, tmp_path / "dist")
+    assert not (tmp_path / "dist" / NAME).exists()
+
+
+def test_a_link_inside_the_bundle(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "docs" / "same.md").symlink_to("README.md")
+    package(bundle, tmp_path / "dist")
+    with ZipFile(made(tmp_path / "dist")[0]) as archive:
+        assert archive.read(f"{NAME}/docs/same.md") == (BUNDLE / "docs" / "README.md").read_bytes()
 
 
 def test_no_bundle(tmp_path: Path) -> None:

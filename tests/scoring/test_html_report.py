@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -173,6 +175,102 @@ def test_a_picture_that_is_gone_is_left_out(tmp_path: Path, caplog: pytest.LogCa
     page = Page(html_report(folder).read_text(encoding="utf-8"))
     assert sum(png == PNG for png in page.pictures.values()) == 1
     assert "best.png is not there: the page goes without it" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("written") / "eval")
+
+
+CHANGES = [
+    (["cases"], 5, "cases is 5, expected type 'array'"),
+    (["scores"], None, "scores is None, expected type 'array'"),
+    (["scores"], [], "scores is .., expected minItems 1"),
+    (["scores", 0, "dice"], 0.5, "scores#0#dice is 0.5, expected type 'object'"),
+    (["scores", 1, "nsd", "mean"], "0.5", "scores#1#nsd#mean is '0.5', expected type 'number'"),
+    (["scores", 1, "dice", "cases", "a"], [], "scores#1#dice#cases#a is .., expected type 'number'"),
+    (["scores", 1, "clicks"], 10**400, "scores#1#clicks is 10*...0*, expected maximum"),
+    (["scores", 2, "hd95"], {}, "scores#2#hd95 is {}, expected required"),
+    (["interaction", "reached"], True, "interaction#reached is True, expected type 'number'"),
+    (["interaction"], 1, "interaction is 1, expected type"),
+    (["strata", 0], None, "strata#0 is None, expected type 'object'"),
+    (["lesions", "scores", 0, "found"], None, "lesions#scores#0#found is None, expected type 'number'"),
+    (["pictures", 0, "file"], {}, "pictures#0#file is {}, expected type 'string'"),
+    (["tolerance_mm"], {}, "tolerance_mm is {}, expected type 'number'"),
+    (["method"], ["x"], "method is .'x'., expected type 'string'"),
+]
+
+
+@pytest.mark.parametrize(("place", "value", "said"), CHANGES)
+def test_a_summary_of_another_form(place: list, value: object, said: str, written: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(written, tmp_path / "eval")
+    summary = json.loads((folder / "summary.json").read_text())
+    inner = summary
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (folder / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(ValueError, match=rf"summary\.json holds no scores: {said}"):
+        html_report(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"case,lesions\na,1\n", "has no column 'lesion_ml', expected case, lesion_ml, lesions"),
+        (b"", "has no column 'case'"),
+        (b"case,lesion_ml,lesions\na,many,1\n", "has lesion_ml 'many' of case 'a', expected a number"),
+        (b"case,lesion_ml,lesions\na\n", "has lesion_ml '' of case 'a', expected a number"),
+        (b"case,lesion_ml,lesions\nz,1,1\n", r"has a case 'z' that summary\.json has no scores of"),
+        (b"case,lesion_ml,lesions\n" + b"a" * 200_000, "is no CSV .field larger than field limit"),
+        (b"\xff\xfe\x00", "is no CSV ..utf-8. codec can't decode"),
+    ],
+)
+def test_a_table_of_another_form(content: bytes, said: str, written: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(written, tmp_path / "eval")
+    (folder / "cases.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"cases\.csv' {said}"):
+        html_report(folder)
+
+
+@pytest.mark.parametrize("name", ["cases.csv", "summary.json", "one/summary.json"])
+def test_a_link_that_leaves_the_folder(name: str, tmp_path: Path) -> None:
+    folder = write(tmp_path / "eval")
+    write(folder / "one", "another")
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=rf"{name}' is a link that leaves '.*': put a copy there in its place"):
+        html_report(folder)
+    assert not (folder / "report.html").exists()
+
+
+def test_a_picture_that_is_a_link_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write(tmp_path / "eval")
+    (tmp_path / "secret").write_bytes(PNG)
+    (folder / "best.png").unlink()
+    (folder / "best.png").symlink_to(tmp_path / "secret")
+    page = Page(html_report(folder).read_text(encoding="utf-8"))
+    assert sum(png == PNG for png in page.pictures.values()) == 1
+    assert "best.png is a link: the page goes without it" in caplog.text
+
+
+NAMES = ["=cmd|' /C calc'!A0", "-1", "'@x", "\t$^$\n", "<b>$$"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_text_wherever_it_stands(name: str, tmp_path: Path) -> None:
+    rows = [row | {"case": name} for row in rows_of(0.6, "a")]
+    about = [{"case": name, "lesions": 1, "peak_mib": 1.0, "device": "cpu"}]
+    write_scores(tmp_path, rows, method=name, tolerance=5.0, about=about)
+    for file in ("scores.csv", "cases.csv"):
+        with (tmp_path / file).open(newline="", encoding="utf-8") as lines:
+            cells = [row["case"] for row in csv.DictReader(lines)]
+        assert {cell.removeprefix("'") for cell in cells} == {name}
+        assert not any(cell.startswith(("=", "+", "-", "@", "\t")) for cell in cells)
+    assert "<" not in (tmp_path / "scores.md").read_text()
+    page = Page(html_report(tmp_path).read_text(encoding="utf-8"))
+    assert page.headings[0] == f"Scores: {name}"
+    assert name in {row[0] for row in page.rows}
 
 
 def test_as_a_verb(tmp_path: Path) -> None:

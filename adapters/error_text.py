@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["innermost", "one_line"]
+__all__ = ["innermost", "one_line", "sentence"]
 
 _LONGEST = 300  # characters
 
@@ -19,3 +19,10 @@ def one_line(message: object) -> str:
     text = f"{type(message).__name__}: {message}" if isinstance(message, BaseException) else str(message)
     text = " ".join(text.split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def sentence(error: BaseException) -> str:
+    """The innermost error on one line; with its type, if that is none that a user's mistake raises."""
+    said = innermost(error)
+    name = "" if isinstance(said, (ValueError, OSError, ImportError)) else f"{type(said).__name__}: "
+    return name + " ".join(str(said).split())

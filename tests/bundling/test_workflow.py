@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from bundle_runs import BUNDLE, told
 from monai.bundle import ConfigParser, ConfigWorkflow, create_workflow
 
 from adapters.bundling import bundle_root
+from adapters.bundling.workflow import literal
+from adapters.error_text import sentence
 
 INFERENCE = {"config_file": "configs/inference.json", "workflow_type": "infer", "logging_file": False}
 
@@ -117,3 +122,94 @@ def test_monai_does_not_hand_the_path_on_and_when_it_does_replace_bundle_root_by
 def test_outside_a_configuration() -> None:
     with pytest.raises(ValueError, match="bundle_root is not known here"):
         bundle_root()
+
+
+# --- options
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (["inference"], {"treshold": 0.9}, "'treshold' is no id of inference.json. Did you mean 'threshold'?"),
+        (["inference"], {"val_interval": 3}, "'val_interval' is no id of inference.json"),  # of another file here
+        (["train"], {"max_epoch": 3}, "'max_epoch' is no id of train.json. Did you mean 'max_epochs'?"),
+        (["train"], {"train#bach_size": 3}, "'train#bach_size' is no id of train.json"),
+        (["train", "evaluate"], {"num_click": 1}, "of train.json, evaluate.json. Did you mean 'num_clicks'?"),
+    ],
+)
+def test_an_option_that_no_id_has(names: list[str], options: dict[str, Any], message: str, moved: Path) -> None:
+    files = [str(moved / "configs" / f"{name}.json") for name in names]
+    with pytest.raises(RuntimeError) as caught:
+        create_workflow(config_file=files if len(files) > 1 else files[0], workflow_type=None, **options)
+    assert message in told(caught.value)
+
+
+def test_an_option_that_no_id_has_given_to_a_workflow(moved: Path) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        initialised(config_file=str(moved / "configs" / "inference.json"), treshold=0.9)
+    assert "'treshold' is no id of this bundle. Did you mean 'threshold'?" in told(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threshold": 0.9, "bundle_root": "/given"},
+        {"network_def#mask_decoder#dropout": 0.1},
+        {"network_def#mask_decoder#another": 0.1},  # the component says whether it has such an argument
+        {"tracking": "mlflow", "experiment_name": "mine", "save_execute_config": False},
+    ],
+)
+def test_options_that_are_meant(options: dict[str, Any], moved: Path) -> None:
+    create_workflow(config_file=str(moved / "configs" / "inference.json"), workflow_type=None, **options)
+
+
+VALUES = [
+    ({"output_dir": "study#3"}, "output_dir of the configuration is 'study#3', and MONAI turns every '#'"),
+    ({"output_dir": "/data/a#3"}, "output_dir of the configuration is '/data/a#3'"),
+    ({"preprocessing#transforms#1#label_names": "tumor #1"}, "preprocessing#transforms#1#label_names of the"),
+    ({"output_dir": 202401}, "output_dir of the configuration is 202401, expected a path: on a command line begin"),
+    ({"checkpoint": True}, "checkpoint of the configuration is True, expected a path"),
+    ({"requests": ("a", "b")}, "requests of the configuration is .'a', 'b'., expected a path"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), VALUES)
+def test_values_that_monai_changes(options: dict[str, Any], message: str, moved: Path) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        initialised(config_file=str(moved / "configs" / "inference.json"), **options)
+    assert re.match(message, sentence(caught.value))
+
+
+@pytest.mark.parametrize("options", [{"output_dir": "a@b $c %d"}, {"checkpoint": "$@ckpt_dir + '/a.pt'"}])
+def test_values_that_stay(options: dict[str, Any], moved: Path) -> None:
+    made = initialised(config_file=str(moved / "configs" / "inference.json"), **options)
+    (name, given), *_ = options.items()
+    assert made.parser.get_parsed_content(name) in (given, f"{moved}/models/a.pt")
+
+
+@pytest.mark.parametrize("text", ["study#3", "a 'quoted' \\ @b %c $d", "@device", "$1", "%run", "::@##x", "ü\n"])
+def test_text_as_an_expression(text: str) -> None:
+    parser = ConfigParser({"a": literal(text), "b": "$@a + '!'", "device": "cpu"})
+    assert parser.get_parsed_content("b") == f"{text}!"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--output_dir", "study#3"], "--output_dir is 'study#3', which monai.bundle reads as 'study'"),
+        (["--output_dir=(x)"], "--output_dir is '(x)', which monai.bundle reads as 'x'"),
+        (["--max_epochs", "1#2"], "--max_epochs is '1#2', which monai.bundle reads as 1"),
+    ],
+)
+def test_words_that_fire_changes(
+    words: list[str], message: str, moved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("__main__.__spec__", ModuleSpec("monai.bundle.__main__", None))
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    fine = ["--requests", "/a#b.json", "--network_def#image_encoder#variant", "'tiny'", "--device", "$@x#y"]
+    monkeypatch.setattr(sys, "argv", ["monai.bundle", "run", *fine])
+    initialised(config_file=str(moved / "configs" / "inference.json"))
+    monkeypatch.setattr(sys, "argv", ["monai.bundle", "run", *fine, *words])
+    with pytest.raises(RuntimeError) as caught:
+        initialised(config_file=str(moved / "configs" / "inference.json"))
+    assert sentence(caught.value).startswith(message)
