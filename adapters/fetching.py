@@ -21,7 +21,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from adapters import __version__
-from adapters.files import file_hash
+from adapters.files import file_hash, lock
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def fetch(web: WebFile, target: Path, *, or_else: str, progress: bool = True) ->
         return
     part, tag = (target.with_name(f"{target.name}.part{ending}") for ending in ("", ".etag"))
     with part.open("ab") as file:
-        _lock(file)
+        lock(file, f"another process is writing {file.name}: wait until it is done, or choose another folder")
         try:
             _transfer(web, file, tag, target, or_else=or_else, progress=progress)
             file.flush()
@@ -101,22 +101,6 @@ def fetch(web: WebFile, target: Path, *, or_else: str, progress: bool = True) ->
                 part.unlink()
             if not part.exists():
                 tag.unlink(missing_ok=True)
-
-
-def _lock(file: BinaryIO) -> None:
-    """Keeps other processes off a file until it is closed, where the system can do that."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise OSError(
-            f"another process is writing {file.name}: wait until it is done, or choose another folder"
-        ) from error
-    except OSError as error:  # a file system without locks
-        logger.debug("%s is not locked: %s", file.name, error)
 
 
 def _transfer(web: WebFile, file: BinaryIO, tag: Path, target: Path, *, or_else: str, progress: bool) -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+logger = logging.getLogger(__name__)
 
 _CHUNK = 2**20  # bytes
 _LARGEST_JSON = 2**28  # bytes
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 _DEEPEST_JSON = 64  # lists and objects in one another
 _MOST_NAMES = 10
@@ -31,8 +37,66 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise OSError(error.errno, cannot_write(path, error)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: Exception) -> str:
+    """The sentence on a disk that is full."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    return f"{str(path)!r} cannot be written ({reason}) and stays as it was: make room, or choose another folder"
+
+
+@contextmanager
+def alone(path: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
+    """Keeps other processes off while the block runs.
+
+    They are told apart by a lock on a file, which is made for it and removed afterwards. The lock ends with its
+    process, so that what a crash leaves keeps nobody off. Where the system has no locks, nobody is kept off.
+
+    Args:
+        path: the file, in a folder that exists.
+        doing: what the others may not do meanwhile, for the message, such as "train in models".
+        wait: whether to wait until they are done.
+
+    Raises:
+        OSError: another process is at it, unless `wait`.
+    """
+    while True:
+        with path.open("ab") as file:
+            lock(file, f"another process is about to {doing}: wait until it is done, or choose another folder", wait=wait)
+            try:
+                if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+                    continue
+            except FileNotFoundError:  # removed by the one before, after this one had opened it
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def lock(file: BinaryIO, otherwise: str, *, wait: bool = False) -> None:
+    """Locks a file against other processes until it is closed, where the system can do that.
+
+    Raises:
+        OSError: another process has locked it, unless `wait`; the message is `otherwise`.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError as error:
+        raise OSError(otherwise) from error
+    except OSError as error:  # a file system without locks
+        logger.debug("%s is not locked: %s", file.name, error)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -149,6 +213,20 @@ def file_hash(path: Path, kind: str) -> str:
         for chunk in iter(lambda: file.read(_CHUNK), b""):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def no_weights(path: Path) -> str:
+    """Why a file cannot be weights, as the end of a sentence; empty if its beginning and its end look like some."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if head.startswith(b"version https://git-lfs"):
+        return "is a pointer of git LFS, not the file itself: fetch that with `git lfs pull`, or download it"
+    if re.match(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|\?xml|head|!--)", head, re.IGNORECASE):
+        return "is a web page that was saved in place of the file: download it again, after a login if one is needed"
+    size = path.stat().st_size
+    if not size or (head.startswith(b"PK") and not zipfile.is_zipfile(path)):
+        return f"({size} bytes) cannot be read: it is truncated, damaged or no PyTorch file; fetch it again"
+    return ""
 
 
 def files_of_scan(path: Path) -> tuple[Path, ...] | None:

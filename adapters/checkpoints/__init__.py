@@ -3,7 +3,7 @@
 from adapters.checkpoints.conversion import Conversion, convert, initialise
 from adapters.checkpoints.download import WEIGHTS, WeightFile, download_weights
 from adapters.checkpoints.export import check_onnx, export_network
-from adapters.checkpoints.ours import load_adapter, load_model, save_adapter, save_model
+from adapters.checkpoints.ours import load_adapter, load_model, load_weights, save_adapter, save_model
 from adapters.checkpoints.sam import LoadedSam, SamReport, load_sam
 from adapters.checkpoints.samadapter3d import load_published
 
@@ -22,6 +22,7 @@ __all__ = [
     "load_model",
     "load_published",
     "load_sam",
+    "load_weights",
     "save_adapter",
     "save_model",
 ]

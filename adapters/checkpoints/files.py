@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from adapters import files
-from adapters.networks.description import stored_description
+from adapters.files import no_weights
+from adapters.networks.description import check_finite, stored_description
 
 __all__ = ["Checkpoint", "Kind", "check_output", "check_tensors", "kind_of", "opened", "read_checkpoint", "replacing"]
 
@@ -75,8 +78,8 @@ def read_checkpoint(path: str | Path) -> Any:
         raise FileNotFoundError(f"the checkpoint {path} does not exist: check the path.")
     if not path.is_file():
         raise ValueError(f"the checkpoint {path} is not a file: give the path of the weight file itself.")
-    with path.open("rb"):
-        pass  # a file that may not be read is the system's error, not a broken checkpoint
+    if reason := no_weights(path):  # a file that may not be read is the system's error, not a broken checkpoint
+        raise ValueError(f"the checkpoint {path} {reason}.")
     try:
         with torch.serialization.safe_globals(_numpy_scalars()):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -141,8 +144,7 @@ def check_tensors(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, A
             raise ValueError(f"{name} of {source} is {found}: expected a tensor of floating-point numbers.")
         if tensor.shape != shape:
             raise ValueError(f"{name} of {source} has shape {tuple(tensor.shape)}: expected {tuple(shape)}.")
-        if not tensor.is_meta and not bool(tensor.isfinite().all()):
-            raise ValueError(f"{name} of {source} holds NaN or infinite values: the training diverged; take another.")
+    check_finite(given, source)
 
 
 def _listed(names: list[str], most: int = 3) -> str:
@@ -176,5 +178,11 @@ def replacing(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         FileNotFoundError, ValueError: as `check_output`.
     """
-    with files.replacing(check_output(path, overwrite=overwrite)) as temporary:
-        yield temporary
+    path = check_output(path, overwrite=overwrite)
+    with files.replacing(path) as temporary:
+        try:
+            yield temporary
+        except (RuntimeError, SafetensorError) as error:  # what PyTorch and safetensors say of a full disk
+            if not re.search(r"inline_container|PytorchStreamWriter|os error \d+", str(error)):
+                raise
+            raise OSError(files.cannot_write(path, error)) from error

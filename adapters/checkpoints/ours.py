@@ -16,12 +16,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import adapters
-from adapters.checkpoints.files import Checkpoint, check_tensors, kind_of, opened, replacing
+from adapters.checkpoints.files import Checkpoint, check_tensors, kind_of, opened, read_checkpoint, replacing
 from adapters.checkpoints.sam import opened_sam, sam_tensors
+from adapters.files import no_weights
 from adapters.networks import PromptableNetwork
 from adapters.networks.description import (
     METADATA_KEY,
     check_description,
+    check_finite,
     describe_network,
     mark_untrained,
     read_description,
@@ -30,7 +32,7 @@ from adapters.networks.description import (
 from adapters.networks.families import build_described
 from adapters.networks.roles import roles
 
-__all__ = ["about", "load_adapter", "load_model", "save_adapter", "save_model"]
+__all__ = ["about", "load_adapter", "load_model", "load_weights", "save_adapter", "save_model"]
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +106,36 @@ def load_model(
     built = _build(description, state, source)
     _fill(built, state, description, source)
     return built.set_trainable().eval()
+
+
+def load_weights(path: str | Path, network: torch.nn.Module) -> None:
+    """Put the weights of a file into the network of a bundle.
+
+    Args:
+        path: a plain state dict; for a `PromptableNetwork` as `load_model`.
+        network: is changed in place.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read, or is of another network, or a tensor is not finite; as `load_model`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"the weights {path} do not exist: train the bundle, convert the authors' weights "
+            "(`python -m adapters convert`), or give another file as checkpoint."
+        )
+    if isinstance(network, PromptableNetwork):
+        load_model(path, network)
+        return
+    state = read_checkpoint(path)
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path} holds a {type(state).__name__}: expected a plain state dict.")
+    check_finite(state, str(path))
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:  # torch names the tensors
+        raise ValueError(f"{path} is of another network: {' '.join(str(error).split())}") from error
 
 
 class _Blueprint(TorchFunctionMode):
@@ -244,6 +276,8 @@ def _read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
         raise FileNotFoundError(f"the adapter {path} does not exist: check the path.")
     if not path.is_file():
         raise ValueError(f"the adapter {path} is not a file: give the path of the safetensors file itself.")
+    if path.stat().st_size and (reason := no_weights(path)):
+        raise ValueError(f"the adapter {path} {reason}.")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -198,6 +198,7 @@ def _train(bundle: Path, weights: Path, cases: Sequence[Case], folder: Path, epo
         output_dir=training,
         ckpt_dir=training / "models",
         pretrained=weights,
+        resume=False,
         max_epochs=epochs,
         val_interval=epochs,
         batch_size=1,

@@ -5,6 +5,7 @@ from adapters.engines.progress import Progress, StopEarly
 from adapters.engines.resume import Resume
 from adapters.engines.schedule import LinearDecay, ValidationWithEnd
 from adapters.engines.training import ClipGradientsByPart, InteractiveUpdate, PublishedClicks
+from adapters.engines.weights import WeightsLoader
 
 __all__ = [
     "CaseEvaluator",
@@ -16,4 +17,5 @@ __all__ = [
     "Resume",
     "StopEarly",
     "ValidationWithEnd",
+    "WeightsLoader",
 ]

@@ -22,6 +22,7 @@ __all__ = [
     "FORMAT_VERSION",
     "METADATA_KEY",
     "check_description",
+    "check_finite",
     "describe",
     "describe_network",
     "mark_untrained",
@@ -150,6 +151,22 @@ def stored_description(state: Mapping[str, Tensor], source: str = "the state dic
     return read_description(getattr(state, "_metadata", {}).get("", {}), state, source=source)
 
 
+def check_finite(tensors: Mapping[str, Any], source: str = "the state dict") -> None:
+    """Refuse weights that cannot be right.
+
+    Args:
+        tensors: by name; what is no tensor of floating-point numbers, or has no numbers in it, is passed over.
+        source: what they came from, for the message.
+
+    Raises:
+        ValueError: that names the first tensor which holds NaN or infinite values.
+    """
+    for name, tensor in tensors.items():
+        numbers = isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.is_meta
+        if numbers and not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} of {source} holds NaN or infinite values: the training diverged; take another.")
+
+
 def mark_untrained(state: Mapping[str, Tensor], origin: str) -> None:
     """Write into a state dict that nobody trained it; loading it logs a warning.
 
@@ -176,6 +193,7 @@ def _check(
             f"the state dict holds {', '.join(list(state)[:_SHOWN]) or 'nothing'}, none of the network's weights: take "
             "a file with a plain state dict, such as models/model.pt."
         )
+    check_finite(tensors)
     if _UNTRAINED_KEY in local_metadata:
         logger.warning("these weights are UNTRAINED (%s): masks mean nothing yet.", local_metadata[_UNTRAINED_KEY])
 

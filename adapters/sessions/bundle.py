@@ -12,11 +12,9 @@ from torch import nn
 
 from adapters.bundling.folders import find_bundle
 from adapters.bundling.workflow import literal, no_such_id
-from adapters.checkpoints import load_model
-from adapters.checkpoints.files import read_checkpoint
+from adapters.checkpoints import load_weights
 from adapters.error_text import innermost
 from adapters.files import read_json
-from adapters.networks import PromptableNetwork
 
 __all__ = ["bundle_network", "read_bundle"]
 
@@ -83,15 +81,6 @@ def bundle_network(parser: ConfigParser) -> nn.Module:
         FileNotFoundError: if the weights are not there.
         ValueError: if they cannot be read, or are of another network.
     """
-    path = Path(parsed(parser, "checkpoint"))
-    if not path.exists():
-        raise FileNotFoundError(
-            f"the weights {path} do not exist: train the bundle, convert the authors' weights "
-            "(`python -m adapters convert`), or give another file as checkpoint."
-        )
     network = parsed(parser, "network")
-    if isinstance(network, PromptableNetwork):
-        load_model(path, network)
-    else:
-        network.load_state_dict(read_checkpoint(path))
+    load_weights(parsed(parser, "checkpoint"), network)
     return network.eval()

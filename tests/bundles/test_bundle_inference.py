@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -234,17 +235,27 @@ def test_bad_requests_write_no_mask(name: str, scans: dict[str, str], tmp_path: 
 
 
 def test_bad_requests_as_typed(scans: dict[str, str], tmp_path: Path) -> None:
-    entries = [_entry(scans["lps"], points=[[20, 45, 10]])]
+    """The good ones of a list get their masks; the bad ones are named at first, on the last line, and in a file."""
+    torn = tmp_path / "torn.nii.gz"
+    torn.write_bytes(Path(scans["lps"]).read_bytes()[:2000])
+    entries = [_entry(scans["ras"], points=[[20, 45, 10]]), _entry(str(torn)), _entry(scans["lps"])]
     options = {
         "requests": write_requests(tmp_path / "r.json", entries),
         "checkpoint": save_oracle(tmp_path / "oracle.pt"),
         "output_dir": str(tmp_path / "masks"),
     }
     process = run_as_typed(BUNDLE, "", ["inference"], ORACLE | options)
-    assert process.returncode != 0
-    assert "[20.0, 45.0, 10.0]" in process.stderr
-    assert "outside" in process.stderr
-    assert not list(tmp_path.glob("masks/*"))
+    assert process.returncode == 1
+    assert sorted(path.name for path in tmp_path.glob("masks/*")) == ["failures.csv", "lps_mask.nii.gz"]
+    with (tmp_path / "masks" / "failures.csv").open() as file:
+        reasons = {Path(row["case"]).name: row["reason"] for row in csv.DictReader(file)}
+    assert sorted(reasons) == ["ras.nii.gz", "torn.nii.gz"]
+    assert "[20.0, 45.0, 10.0] is outside the grid" in reasons["ras.nii.gz"]
+    assert "cannot be read" in reasons["torn.nii.gz"]
+    last = process.stderr.rstrip().splitlines()[-1]
+    assert last.startswith("error: 2 of 3 cases failed, the others are done.")
+    assert all(reason in last for reason in reasons.values())
+    assert process.stdout.index("ras.nii.gz failed: ") < process.stdout.index("lps_mask.nii.gz")
 
 
 def _another_variant(path: Path) -> str:

@@ -56,6 +56,10 @@ def _text(path: Path) -> None:
     path.write_text("<html>404 not found</html>")
 
 
+def _pointer(path: Path) -> None:
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 375042383\n")
+
+
 def _half(path: Path) -> None:
     content = _whole(path)
     path.write_bytes(content[: len(content) // 2])
@@ -94,7 +98,8 @@ def _number(path: Path) -> None:
         (_missing, FileNotFoundError, r"the checkpoint .*file\.pth does not exist"),
         (_folder, ValueError, r"the checkpoint .*file\.pth is not a file"),
         (_empty, ValueError, r"file\.pth \(0 bytes\) cannot be read: it is truncated, damaged or no PyTorch file"),
-        (_text, ValueError, r"file\.pth \(\d+ bytes\) cannot be read: it is truncated"),
+        (_text, ValueError, r"file\.pth is a web page that was saved in place of the file: download it again"),
+        (_pointer, ValueError, r"file\.pth is a pointer of git LFS, not the file itself: fetch that with `git lfs pull`"),
         (_half, ValueError, r"file\.pth \(\d+ bytes\) cannot be read: it is truncated"),
         (_start, ValueError, r"file\.pth \(10 bytes\) cannot be read: it is truncated"),
         (_old_format_half, ValueError, r"file\.pth \(\d+ bytes\) cannot be read: it is truncated"),

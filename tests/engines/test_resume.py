@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from monai.handlers import IgniteMetricHandler, LrScheduleHandler, ValidationHan
 from adapters.engines.progress import Progress, StopEarly
 from adapters.engines.resume import Resume
 
+ROOT = Path(__file__).resolve().parents[2]
 DATA = [{"image": torch.full((1, 1), float(n)), "label": torch.ones(1, 1)} for n in range(3)]
 
 
@@ -31,13 +34,16 @@ class Noise:
 
 def made(
     folder: Path, epochs: int, *, width: int = 1, stop_in: int | None = None, losses: dict[int, float] | None = None,
-    patience: int | None = None, **options: Any,
+    patience: int | None = None, length: int | None = None, **options: Any,
 ) -> SupervisedTrainer:  # fmt: skip
-    """A trainer of one linear layer, whose inputs are noisy from all generators; `losses` replaces the metric."""
+    """A trainer of one linear layer, whose inputs are noisy from all generators; `losses` replaces the metric.
+
+    The rate falls over `length` epochs, which are all of them if not given.
+    """
     torch.manual_seed(7)
     network = torch.nn.Linear(1, width)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=epochs)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=length or epochs)
     noise = Noise()
 
     def metric(prediction: Any, label: Any) -> torch.Tensor:
@@ -117,15 +123,106 @@ def test_the_best_weights_outlive_an_interruption(tmp_path: Path) -> None:
     assert (state(tmp_path)["best_epoch"], state(tmp_path)["best_metric"]) == (2, pytest.approx(0.1))
 
 
-def test_a_finished_run_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def epochs_of(trainer: SupervisedTrainer) -> list[int]:
+    """The epochs that it trains."""
+    epochs: list[int] = []
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: epochs.append(engine.state.epoch))
+    trainer.run()
+    return epochs
+
+
+def digests(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_finished_run_is_left_as_it_is(epochs: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made(tmp_path, 2).run()
+    before = digests(tmp_path)
+    assert epochs_of(made(tmp_path, epochs)) == []
+    assert "is of a run that has finished, after epoch 2: nothing is trained, and its weights stay" in caplog.text
+    assert digests(tmp_path) == before
+
+
+def test_a_run_that_was_ended_early_has_finished(tmp_path: Path) -> None:
+    losses = dict.fromkeys(range(2, 10), 0.5) | {1: 0.6}
+    made(tmp_path, 9, losses=losses, patience=3).run()
+    before = digests(tmp_path)
+    assert epochs_of(made(tmp_path, 9, losses=losses, patience=3)) == []
+    assert digests(tmp_path) == before
+
+
+def test_more_epochs_go_on_as_a_longer_run_would(tmp_path: Path) -> None:
+    """To the bit, where the rate does not depend on the length."""
+    made(tmp_path / "whole", 5, length=5).run()
+    made(tmp_path / "parts", 2, length=5).run()
+    assert epochs_of(made(tmp_path / "parts", 5, length=5)) == [3, 4, 5]
+    for name in ("model.pt", "last.ckpt", "last.previous.ckpt"):
+        whole, parts = state(tmp_path / "whole", name), state(tmp_path / "parts", name)
+        model, other = (each["parts"]["model"] if "parts" in each else each for each in (whole, parts))
+        assert all(torch.equal(model[key], other[key]) for key in model)
+    assert epochs_of(made(tmp_path / "parts", 5, length=5)) == []
+
+
+@pytest.mark.parametrize("resume", [False, "unfinished"])
+def test_a_finished_run_starts_anew_where_that_is_said(
+    resume: bool | str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     made(tmp_path, 2).run()
     first = state(tmp_path)["parts"]["model"]["weight"]
-    trainer = made(tmp_path, 2)
     with caplog.at_level("INFO", logger="adapters"):
-        trainer.run()
-    assert "is of a run that has finished: this one starts anew" in caplog.text
-    assert trainer.state.iteration == 6
+        assert epochs_of(made(tmp_path, 2, resume=resume)) == [1, 2]
+    assert ("is of a run that has finished: this one starts anew" in caplog.text) == (resume == "unfinished")
     assert torch.equal(state(tmp_path)["parts"]["model"]["weight"], first)
+
+
+def test_an_unfinished_run_goes_on_where_no_other_does(tmp_path: Path) -> None:
+    interrupt(made(tmp_path, 3, stop_in=2))
+    assert epochs_of(made(tmp_path, 3, resume="unfinished")) == [2, 3]
+    with pytest.raises(ValueError, match="resume is 'maybe': expected True, False or 'unfinished'"):
+        made(tmp_path, 3, resume="maybe")
+
+
+@pytest.mark.parametrize("name", ["loss", "weights"])
+def test_a_training_that_diverges_ends_and_writes_nothing(name: str, tmp_path: Path) -> None:
+    interrupt(made(tmp_path, 5, stop_in=3))
+    before = digests(tmp_path)
+    trainer = made(tmp_path, 5)
+    network = trainer.network
+
+    def diverge() -> None:
+        if trainer.state.epoch == 3:
+            torch.nn.init.constant_(network.weight, torch.nan)
+
+    event = Events.ITERATION_STARTED if name == "loss" else Events.ITERATION_COMPLETED(every=3)
+    trainer.add_event_handler(event, diverge)
+    said = "the loss of epoch 3 is nan, so the training has diverged" if name == "loss" else "holds NaN or infinite"
+    with pytest.raises(ValueError, match=said):
+        trainer.run()
+    assert digests(tmp_path) == before
+
+
+OTHER = """
+import sys, time
+from pathlib import Path
+from adapters.files import alone
+with alone(Path(sys.argv[1]), "train"):
+    print("there", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_training_with_the_same_files_is_refused(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", OTHER, str(tmp_path / ".last.ckpt.lock")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, cwd=ROOT) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"there\n"
+        with pytest.raises(OSError, match=f"another process is about to train with the files of {tmp_path}: wait"):
+            made(tmp_path, 1).run()
+        other.kill()
+    assert [path.name for path in tmp_path.iterdir()] == [".last.ckpt.lock"]
+    made(tmp_path, 1).run()  # what is left keeps nobody off
+    assert not (tmp_path / ".last.ckpt.lock").exists()
 
 
 def test_resume_may_be_refused(tmp_path: Path) -> None:
@@ -147,16 +244,16 @@ def test_a_half_written_state_gives_way_to_the_one_before(tmp_path: Path, caplog
     with caplog.at_level("INFO", logger="adapters"):
         trainer.run()
     assert epochs == [3, 4]
-    assert "last.ckpt cannot be read" in caplog.text
+    assert "cannot be read: it is truncated, damaged" in caplog.text
     assert "goes on after epoch 2 of 4" in caplog.text
 
 
 def test_states_that_are_refused(tmp_path: Path) -> None:
     interrupt(made(tmp_path, 3, stop_in=2))
-    with pytest.raises(ValueError, match="of an unfinished run that does not fit this one"):
+    with pytest.raises(ValueError, match="of a run that does not fit this one"):
         made(tmp_path, 3, width=2).run()
     (tmp_path / "last.ckpt").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"last\.ckpt cannot be read .* choose another folder"):
+    with pytest.raises(ValueError, match=r"last\.ckpt .7 bytes. cannot be read: .* choose another folder"):
         made(tmp_path, 3).run()
     with pytest.raises(ValueError, match="parts are optimizer: expected one named 'model'"):
         Resume(tmp_path, {"optimizer": None})
@@ -214,11 +311,13 @@ def test_without_a_case_to_validate_on_the_last_weights_are_kept(
     assert state(tmp_path)["best_epoch"] == 2
 
 
-def test_a_run_that_is_shorter_than_the_unfinished_one_starts_anew(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_run_that_is_shorter_than_the_unfinished_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     interrupt(made(tmp_path, 9, stop_in=4))
-    with caplog.at_level("INFO", logger="adapters"):
+    before = digests(tmp_path)
+    with pytest.raises(ValueError, match=r"last\.ckpt is of a longer run, after epoch 3, and this one has 2: give it mo"):
         made(tmp_path, 2).run()
+    assert digests(tmp_path) == before
+    with caplog.at_level("INFO", logger="adapters"):
+        made(tmp_path, 2, resume="unfinished").run()
     assert "is of a longer run, after epoch 3: this one starts anew" in caplog.text
     assert (state(tmp_path)["finished"], state(tmp_path)["epoch"]) == (True, 2)
