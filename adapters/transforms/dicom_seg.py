@@ -54,8 +54,8 @@ class SegmentationWriter(ImageWriter):
     def write(self, filename: PathLike | str, verbose: bool = True, **options: Any) -> None:  # noqa: FBT001, FBT002
         """Write the file; see `write_segmentation`."""
         super().write(filename, verbose=verbose)
-        affine = np.asarray(self.affine, dtype=float)
-        write_segmentation(Path(filename), self.data_obj > 0, affine, self.scan, self.series, self.label)
+        mask, affine = np.asarray(self.data_obj) > 0, np.asarray(self.affine, dtype=float)
+        write_segmentation(Path(filename), mask, affine, self.scan, self.series, self.label)
 
 
 def _measures(source: Dataset) -> Iterator[Dataset]:
@@ -83,8 +83,8 @@ def write_segmentation(
         label: what the segment is called.
 
     Raises:
-        ValueError: if the scan is no DICOM, has changed since, or lacks what a SEG refers to. If highdicom is not
-            installed.
+        ValueError: if the scan is no DICOM, has changed since, lacks what a SEG refers to, or is one of several volumes
+            in a file of frames. If highdicom is not installed.
     """
     if not series:
         raise ValueError(
@@ -112,11 +112,14 @@ def write_segmentation(
             planes, slices = planes[filled[0] : filled[-1] + 1], slices[filled[0] : filled[-1] + 1]
         files = [each.file for each in slices]
     else:
-        files = list(dict.fromkeys(each.file for each in slices))
-        ordered = np.zeros((slices[0].frames, *planes.shape[1:]), dtype=np.uint8)
-        ordered[[each.frame for each in slices]] = planes
-        planes = ordered
-    sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+        files = [slices[0].file]
+        if {(each.file, each.frame) for each in slices} != {(files[0], frame) for frame in range(slices[0].frames)}:
+            raise ValueError(
+                f"{str(scan)!r} holds frames of several volumes, and a DICOM SEG is written for all of a file's frames:"
+                " write the mask as .nii.gz"
+            )
+        planes = planes[np.argsort([each.frame for each in slices])]
+    sources = [pydicom.dcmread(file, stop_before_pixels=True, force=True) for file in files]
     for source in sources:
         if missing := [tag for tag in _NEEDED if not source.get(tag)]:
             raise ValueError(
@@ -127,7 +130,7 @@ def write_segmentation(
                 setattr(source, tag, "")
         for place in _measures(source):  # highdicom takes it over, and it is often not what the positions say
             place.pop("SpacingBetweenSlices", None)
-    if len({source.SOPInstanceUID for source in sources}) < len(sources) or len(files) > 1 < slices[0].frames:
+    if len({source.SOPInstanceUID for source in sources}) < len(sources):
         raise ValueError(
             f"the slices of {str(scan)!r} have no SOPInstanceUIDs of their own, by which a DICOM SEG refers to them: "
             "write the mask as .nii.gz"
@@ -160,8 +163,7 @@ def write_segmentation(
         device_serial_number="none",
         content_description=name,
         series_description=f"{name}, not for diagnosis"[:64],
-        # even frames suit more readers; those of another phase in the same file are left out
-        omit_empty_frames=len(volume.slices) < slices[0].frames,
+        omit_empty_frames=False,  # frames at even distances suit more readers
     )
     with replacing(path) as temporary:
         segmentation.save_as(temporary)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
 from scan_files import LPS_TO_RAS
@@ -41,8 +42,19 @@ def _put(ds: Dataset, path: Path, values: Mapping[str, Any]) -> Path:
     ds.file_meta.MediaStorageSOPInstanceUID = ds.get("SOPInstanceUID", "1.2")
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
     path.parent.mkdir(parents=True, exist_ok=True)
-    ds.save_as(path, enforce_file_format=True)
+    save(ds, path)
     return path
+
+
+def save(ds: Dataset, path: Path, *, header: bool = True) -> None:
+    """A dataset as a file, with pydicom 2 too; without its first part (``header``) as before DICOM 3, implicit VR."""
+    if pydicom.__version__.startswith("2."):
+        ds.is_little_endian, ds.is_implicit_VR = True, not header
+        pydicom.dcmwrite(path, ds, write_like_original=not header)
+    elif header:
+        ds.save_as(path, enforce_file_format=True)
+    else:
+        ds.save_as(path, implicit_vr=True, little_endian=True)
 
 
 def _put_pixels(ds: Dataset, pixels: np.ndarray) -> None:

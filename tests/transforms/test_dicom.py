@@ -12,7 +12,7 @@ from typing import Any
 import itk
 import numpy as np
 import pytest
-from dicom_files import SERIES, at_slice, write_frames, write_other, write_series, write_slice
+from dicom_files import SERIES, at_slice, save, write_frames, write_other, write_series, write_slice
 from pydicom import dcmread
 from pydicom.uid import RTStructureSetStorage, SecondaryCaptureImageStorage
 from scan_files import affine_of
@@ -91,7 +91,8 @@ def _without_preamble(folder: Path) -> None:
     for file in folder.iterdir():
         ds = dcmread(file)
         del ds.file_meta
-        ds.save_as(file, enforce_file_format=False, implicit_vr=True, little_endian=True)
+        del ds.preamble
+        save(ds, file, header=False)
 
 
 def _jpeg2000(folder: Path) -> None:
@@ -281,7 +282,7 @@ def write_two_phases_in_frames(path: Path, both: np.ndarray, affine: np.ndarray)
     ds = dcmread(path)
     for number, frame in enumerate(ds.PerFrameFunctionalGroupsSequence):
         frame.PlanePositionSequence = ds.PerFrameFunctionalGroupsSequence[number % 9].PlanePositionSequence
-    ds.save_as(path)
+    save(ds, path)
 
 
 # --- what is refused
@@ -335,7 +336,7 @@ def _promises(folder: Path) -> None:
     for file in folder.iterdir():
         ds = dcmread(file)
         ds.Rows = ds.Columns = 65000
-        ds.save_as(file)
+        save(ds, file)
 
 
 def _one_frame_away(folder: Path) -> None:
