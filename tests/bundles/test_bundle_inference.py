@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from bundle_runs import BUNDLE, SMALL, Trained, run_as_typed, told, workflow
+from dicom_files import write_series
+from highdicom.seg import segread
 from monai.bundle.scripts import create_workflow
 from oracle import Oracle
 from scan_files import affine_of, write_dicom, write_itk, write_nifti
@@ -176,6 +178,33 @@ def test_the_trained_network_writes_masks_on_the_scans_grids(
     workflow(trained.bundle, ["inference"], "inference", **(SMALL | options)).run()
     for name in names:
         check_grid(tmp_path / "masks" / f"{name}_mask.nii.gz", scans[name])
+
+
+@pytest.mark.parametrize("place", ["the command line", "the list"])
+def test_a_series_of_a_folder_and_its_mask_as_dicom_seg(place: str, tmp_path: Path) -> None:
+    affine = affine_of("LPS", SPACING)
+    image, masks, centres = spheres(affine)
+    write_series(tmp_path / "ct" / "a", np.rint(image).astype(np.int16), affine, series="1.2.3.4.5")
+    write_series(tmp_path / "ct" / "b", np.rint(-image).astype(np.int16), affine, series="1.2.3.4.6")
+    named = {"series": "1.2.3.4.5"}
+    entry = _entry(str(tmp_path / "ct"), points=[centres[0].round().tolist()], **named if place == "the list" else {})
+    options = {
+        "requests": write_requests(tmp_path / "r.json", [entry]),
+        "checkpoint": save_oracle(tmp_path / "oracle.pt"),
+        "output_dir": str(tmp_path / "masks"),
+        "output_ext": ".dcm",
+        "label_name": "mass",
+        **(named if place == "the command line" else {}),
+    }
+    workflow(BUNDLE, ["inference"], "inference", **(ORACLE | options)).run()
+    segmentation = segread(tmp_path / "masks" / "ct_mask.dcm")
+    assert segmentation.get_segment_description(1).segment_label == "mass"
+    volume = segmentation.get_volume(combine_segments=True)
+    written = np.zeros(image.shape, dtype=bool)
+    start = np.linalg.solve(affine, np.diag([-1, -1, 1, 1]) @ volume.affine @ [volume.shape[0] - 1, 0, 0, 1])
+    first = round(start[2])  # highdicom's volumes count downwards here
+    written[:, :, first : first + volume.shape[0]] = volume.array[::-1].T > 0
+    assert dice(written, masks[0]) > 0.95
 
 
 # --- what is refused
