@@ -441,6 +441,8 @@ def _labels(bundle: _Bundle) -> Iterator[str]:
     for stem, config in bundle.configs.items():
         for value in _walk(config):
             given = value.get("label_names") if isinstance(value, dict) else None
+            if isinstance(given, str) and given.startswith("@"):
+                given = config.get(given[1:], given)
             listed = [given] if isinstance(given, str) else list(given or ())
             if given is not None and listed != names:
                 yield (

@@ -72,6 +72,7 @@ def measure(
     allowed: Collection[int] | None = None,
     intensities: bool = False,
     scaled: bool = False,
+    series: str = "",
 ) -> Case:
     """Reads a case, refuses what cannot be trained on, and measures it.
 
@@ -84,14 +85,15 @@ def measure(
         intensities: whether to keep the image's values in the lesions.
         scaled: whether they are taken from the image after its percentiles 0.5 and 99.5 became 0 and 1, for scans
             without a unit (MR).
+        series: of the image, where it is DICOM (`adapters.transforms.dicom.find_volume`).
 
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: as `CheckScand`, or a label with a value that is not allowed. It begins with the case's name.
     """
     load, check = LoadScand(["image", "label"]), CheckScand("image", label_key="label")
-    try:
-        loaded = check(load({"image": str(image), "label": str(label)}))  # MONAI's Compose would hide their errors
+    try:  # MONAI's Compose would hide their errors
+        loaded = check(load({"image": str(image), "label": str(label), "series": series}))
         truth = loaded["label"].numpy()[0]
         values = label_values(truth)
         if allowed is not None and (others := [value for value in values if value not in allowed]):
@@ -203,7 +205,16 @@ def fingerprint(
         raise ValueError(f"the lesion of {str(path)!r} is {named!r}, expected a value of the labels such as 1")
     lesion = 1 if named is None else named
     tasks = [
-        partial(measure, entry_name(entry), entry["image"], entry["label"], lesion, intensities=True, scaled=scaled)
+        partial(
+            measure,
+            entry_name(entry),
+            entry["image"],
+            entry["label"],
+            lesion,
+            intensities=True,
+            scaled=scaled,
+            series=entry.get("series", ""),
+        )
         for entry in entries
     ]
     cases = measure_all(tasks, workers=workers, title=section)

@@ -23,6 +23,7 @@ from adapters.inferers.embeddings import Session, embeddings_of
 from adapters.prompts import Prompts, check_affine
 from adapters.sessions.bundle import bundle_network, parsed, read_bundle
 from adapters.transforms import RequestToClicksd
+from adapters.transforms.dicom_seg import write_segmentation
 
 __all__ = ["ClickSession"]
 
@@ -99,28 +100,34 @@ class ClickSession:
             "enabled": bool(parsed(parser, "evaluator#amp", False)),
             **parsed(parser, "evaluator#amp_kwargs", {}),
         }
+        self._label = next(iter(transforms[at].label_names), "lesion")
         self._network = bundle_network(parser)
         self._image: _Image | None = None
         self._states: list[_State] = []
 
-    def set_image(self, image: str | os.PathLike | np.ndarray | torch.Tensor, affine: Any = None) -> None:
+    def set_image(
+        self, image: str | os.PathLike | np.ndarray | torch.Tensor, affine: Any = None, *, series: str = ""
+    ) -> None:
         """Read an image, and start anew on it.
 
         Args:
             image: path of a NIfTI, NRRD or MHA file or of a folder with a DICOM series. Or an array (X, Y, Z) in the
                 units that the bundle expects (CT: Hounsfield units), taken as float32.
             affine: (4, 4), voxels of the array to world in mm, RAS+ (NIfTI's). A file has its own.
+            series: which DICOM series of a folder with several (`adapters.transforms.dicom.find_volume`).
 
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: if the image cannot be read, is not one 3D scan with contrast, or an affine is missing, given
-                for a file, or singular. The session is then as before.
+                for a file, or singular, or a series is given for what is no DICOM. The session is then as before.
         """
         if isinstance(image, (str, os.PathLike)):
             if affine is not None:
                 raise ValueError(f"an affine was given for the file {str(image)!r}, which has its own: leave it out.")
-            self._start(image)
+            self._start(image, series)
             return
+        if series:
+            raise ValueError(f"series {series!r} was given for an array, which has none: leave it out.")
         if affine is None:
             raise ValueError("the array has no affine: give the (4, 4) matrix from its voxels to world mm (RAS+).")
         array = np.asarray(image.detach().cpu() if isinstance(image, torch.Tensor) else image)
@@ -134,8 +141,8 @@ class ClickSession:
             nib.save(nib.Nifti1Image(array.astype(np.float32), check_affine(affine)), path)
             self._start(path)
 
-    def _start(self, path: str | os.PathLike) -> None:
-        scan = _through(self._read, {"image": str(path)})["image"]
+    def _start(self, path: str | os.PathLike, series: str = "") -> None:
+        scan = _through(self._read, {"image": str(path), "series": series})["image"]
         shape = tuple(int(size) for size in scan.meta["spatial_shape"])
         image = _Image(scan.to(self._device), np.asarray(scan.meta["original_affine"], dtype=float), shape)
         ClickInferer.forget(self._network)
@@ -278,24 +285,31 @@ class ClickSession:
         self._states = [image.untouched]
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the mask as NIfTI: 1 on the lesion, 0 elsewhere, uint8, on the image's own grid with its affine.
+        """Write the mask: 1 on the lesion, 0 elsewhere, uint8, on the image's own grid with its affine.
 
         Args:
-            path: ends in ``.nii.gz`` or ``.nii``; an existing file is replaced.
+            path: ends in ``.nii.gz`` or ``.nii``; or in ``.dcm`` for a DICOM SEG of an image that is DICOM. An existing
+                file is replaced.
 
         Returns:
             The path.
 
         Raises:
             FileNotFoundError: if the folder does not exist.
-            ValueError: if there is no mask yet, or the path has another ending.
+            ValueError: if there is no mask yet, or the path has another ending; for ``.dcm``, as
+                `adapters.transforms.dicom_seg.write_segmentation`.
         """
         image, state = self._now
         path = Path(path)
-        if not path.name.endswith((".nii", ".nii.gz")):
-            raise ValueError(f"the mask's path is {str(path)!r}: expected one that ends in .nii.gz or .nii.")
+        if not path.name.endswith((".nii", ".nii.gz", ".dcm")):
+            raise ValueError(f"the mask's path is {str(path)!r}: expected one that ends in .nii.gz, .nii or .dcm.")
         if state.mask is None:
             raise ValueError("there is no mask to save yet: call add_click, automatic or start_from first.")
+        if path.name.endswith(".dcm"):
+            meta = image.scan.meta
+            source = (str(meta["filename_or_obj"]), str(meta.get("series", "")))
+            write_segmentation(path, self.mask, image.affine, *source, label=self._label)
+            return path
         content = nib.Nifti1Image(self.mask.astype(np.uint8), image.affine).to_bytes()
         write_whole(path, gzip.compress(content, mtime=0) if path.name.endswith(".gz") else content)
         return path

@@ -2,6 +2,7 @@
 
 from .caching import cached_dataset
 from .datalist import load_datalist, load_requests
+from .first_look import check_case, check_cases, check_request
 from .intensity import WindowIntensityd
 from .lesion_mask import LesionMaskd, ThresholdLesiond
 from .loading import CheckScand, LoadScand, SafeSpacingd
@@ -23,6 +24,9 @@ __all__ = [
     "ThresholdLesiond",
     "WindowIntensityd",
     "cached_dataset",
+    "check_case",
+    "check_cases",
+    "check_request",
     "load_datalist",
     "load_requests",
     "mask_name",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from os import PathLike
 from pathlib import Path
@@ -80,6 +80,7 @@ def load_datalist(
     dataset_dir: str | PathLike,
     *,
     each: Mapping[str, Sequence[Any]] | None = None,
+    check: Callable[[Sequence[Mapping[str, Any]]], object] | None = None,
 ) -> list[dict[str, Any]]:
     """Read one section of a JSON data list for training and evaluation.
 
@@ -92,13 +93,15 @@ def load_datalist(
         section: name of the section.
         dataset_dir: folder that the paths start from.
         each: keys with several values, such as ``{"num_clicks": [0, 1, 3]}``: an entry comes once for each combination.
+        check: called with all entries, such as `adapters.transforms.check_cases`, which looks at their headers.
 
     Returns:
         The entries with full paths under ``image`` and ``label``, and those keys.
 
     Raises:
         FileNotFoundError: the list, the folder or one of the files is missing.
-        ValueError: no such section, an empty one, or an entry without a key: names the entry and the key.
+        ValueError: no such section, an empty one, or an entry without a key: names the entry and the key. What
+            `check` raises.
     """
     sections = read_json(path, "data list")
     if not isinstance(sections, Mapping):
@@ -125,5 +128,7 @@ def load_datalist(
                 raise ValueError(f"{where} has no key {key!r} (it has {', '.join(case)}); add it")
             case[key] = _existing(case[key], base, f"{where}, {key!r}")
         cases.append(case)
+    if check is not None:
+        check(cases)
     keys = dict(each or {})
     return [{**case, **dict(zip(keys, values, strict=True))} for case in cases for values in product(*keys.values())]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import logging
 import math
 from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from functools import partial
@@ -12,24 +11,20 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
-import itk
 import nibabel as nib
 import numpy as np
 import torch
 from monai.config import DtypeLike, KeysCollection
-from monai.data import ITKReader, MetaTensor, NibabelReader, PILReader
-from monai.transforms import EnsureChannelFirst, LoadImaged, MapTransform, Spacingd
+from monai.data import ImageReader, ITKReader, MetaTensor, NibabelReader, PILReader
+from monai.transforms import EnsureChannelFirst, MapTransform, Spacingd
 from monai.transforms.io.array import switch_endianness
-from monai.utils import ImageMetaKey, MetaKeys
+from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 from PIL import Image
 
 from adapters.prompts import check_affine
-
-logger = logging.getLogger(__name__)
+from adapters.transforms.dicom import find_volume, is_dicom
 
 NIFTI = (".nii", ".nii.gz")
-# The deviation from even spacing between the slices of a series, as a part of the spacing, that is worth a warning.
-_UNEVEN = 0.01
 # What a file must be, by the number of its axes.
 _READABLE = {
     2: "a PNG or JPEG file that is not truncated",
@@ -37,38 +32,6 @@ _READABLE = {
 }
 _CHANNELS = (1, 3)
 _OTHER_UNITS = {1: "metres", 3: "micrometres"}  # NIfTI's codes; 2 is mm, and headers without a unit mean mm
-
-
-class _SeriesReader(ITKReader):
-    """ITK, with one DICOM series for a folder or none at all (MONAI's reader takes the first of several)."""
-
-    def read(self, data: Sequence[PathLike | str] | PathLike | str, **kwargs: Any) -> Any:
-        name = str(data[0] if isinstance(data, (tuple, list)) else data)
-        if not Path(name).is_dir():
-            return super().read(data, **kwargs)
-        finder = itk.GDCMSeriesFileNames.New()
-        finder.SetUseSeriesDetails(True)
-        finder.AddSeriesRestriction("0008|0021")
-        finder.SetDirectory(name)
-        series = list(finder.GetSeriesUIDs())
-        if not series:
-            raise ValueError("the folder holds no DICOM series; give a folder of DICOM slices, or a file")
-        if not self.series_name and len(series) > 1:
-            raise ValueError(
-                f"the folder holds {len(series)} DICOM series, {', '.join(series)}; put the one to read into a folder "
-                "of its own, or name it in the configuration (LoadScand's series_name)"
-            )
-        if self.series_name and self.series_name not in series:
-            raise ValueError(
-                f"the folder has no DICOM series {self.series_name!r}, expected one of {', '.join(series)}"
-            )
-        slices = list(finder.GetFileNames(self.series_name or series[0]))
-        scan = itk.imread(slices if len(slices) > 1 else slices[0], **{**self.kwargs, **kwargs})
-        header = scan.GetMetaDataDictionary()
-        uneven = "ITK_non_uniform_sampling_deviation"
-        if header.HasKey(uneven) and float(header[uneven]) > _UNEVEN * float(scan.GetSpacing()[2]):
-            logger.warning("%s: the slices are unevenly spaced, by %s mm; is one missing?", name, header[uneven])
-        return scan
 
 
 class _NiftiReader(NibabelReader):
@@ -104,11 +67,11 @@ def _check_dimensions(spatial_dims: int, channels: int) -> None:
         )
 
 
-class LoadScand(LoadImaged):
+class LoadScand(MapTransform):
     """Load scans with their affine (voxels to world mm, RAS+), or 2D pictures in pixels, channel first.
 
-    NIfTI is read by nibabel, everything else (NRRD, MHA, a folder with one DICOM series) by ITK, whose LPS affine is
-    turned into RAS+. So the same scan gives the same array (i, j, k) and affine in every format.
+    NIfTI is read by nibabel, DICOM by `adapters.transforms.dicom`, everything else (NRRD, MHA) by ITK, whose LPS affine
+    is turned into RAS+. So the same scan gives the same array (i, j, k) and affine in every format.
 
     Pictures (PNG, JPEG and what else Pillow reads) have axes (i, j): i is x, the column from the left, and j is y, the
     row from the top. A click ``[i, j]`` is thus ``[x, y]``. Their affine is the identity (3, 3), in pixels.
@@ -116,9 +79,10 @@ class LoadScand(LoadImaged):
     Args:
         keys: keys of the paths. Each becomes a MetaTensor (C, I, J, K), or (C, I, J) in 2D, of ``dtype`` with
             ``affine``, ``original_affine``, ``spatial_shape``, ``filename_or_obj`` in its meta. C = 1 for a scan of
-            one channel.
+            one channel. Of DICOM, ``series`` in the meta says which series it is.
         dtype: type of the values.
-        series_name: the DICOM series to read of a folder with several.
+        series: the DICOM series to read of a folder with several, see `adapters.transforms.dicom.find_volume`. The
+            data's own ``series``, which is taken out of them, comes before it. It is that of the first key.
         spatial_dims: 3 for scans, 2 for pictures.
         channels: of pictures. With 3, grey and palettes become red, green and blue, and transparency is dropped. With
             1, values are those of the file, such as the numbers of a label's palette.
@@ -127,8 +91,8 @@ class LoadScand(LoadImaged):
     Raises:
         FileNotFoundError: (when called) there is no such file or folder.
         ValueError: other numbers of axes or channels. When called: no path, what cannot be read (truncated, another
-            format), a singular affine, lengths in another unit than mm. A folder with no DICOM series, or with several
-            and no ``series_name``.
+            format), a singular affine, lengths in another unit than mm. DICOM that is not one regular volume, see
+            `find_volume`; ``series`` for what is no DICOM.
     """
 
     def __init__(
@@ -136,23 +100,21 @@ class LoadScand(LoadImaged):
         keys: KeysCollection,
         *,
         dtype: DtypeLike = np.float32,
-        series_name: str = "",
+        series: str = "",
         spatial_dims: int = 3,
         channels: int = 1,
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, dtype=dtype, ensure_channel_first=True, allow_missing_keys=allow_missing_keys)
+        super().__init__(keys, allow_missing_keys)
         _check_dimensions(spatial_dims, channels)
         self.spatial_dims = spatial_dims
-        self._reader = (
-            _SeriesReader(series_name=series_name)
-            if spatial_dims == 3
-            else PILReader(converter=partial(_in_memory, channels=channels))
-        )
+        self.dtype, self.series = dtype, series
+        self._reader = ITKReader() if spatial_dims == 3 else PILReader(converter=partial(_in_memory, channels=channels))
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
         """Load each scan; ``reader`` (a MONAI image reader) takes the place of our choice."""
         d = dict(data)
+        series = series_of(d.pop("series", None), self.series)
         for key in self.key_iterator(d):
             path = scan_path(d[key])
             if path is None and isinstance(d[key], str):  # empty: MONAI Label's word for an image that it does not know
@@ -161,19 +123,20 @@ class LoadScand(LoadImaged):
                 raise ValueError(f"{key!r} is {d[key]!r}, expected the path of one scan (a file, or a folder of DICOM)")
             if not path.exists():
                 raise FileNotFoundError(f"{key!r}: there is no file or folder {str(path)!r}; check the path")
+            if self.spatial_dims == 3 and reader is None and is_dicom(path):
+                d[key], series = _load_dicom(path, series, self.dtype, str(key)), ""
+                continue
+            if series:
+                raise ValueError(
+                    f"{key!r}: series {series!r} is asked for, but {str(path)!r} is no DICOM: leave it out"
+                )
             is_nifti = self.spatial_dims == 3 and str(path).lower().endswith(NIFTI)
-            loaded: Any
             try:
-                if is_nifti and reader is None:
-                    loaded = self._load_nifti(str(path))
-                else:
-                    loaded = self._loader(str(path), reader or self._reader)
+                d[key] = self._read(reader or (_NiftiReader() if is_nifti else self._reader), str(path))
             except Exception as err:  # the libraries raise anything from EOFError to RuntimeError
                 raise ValueError(
                     f"{key!r}: {str(path)!r} cannot be read, expected {_READABLE[self.spatial_dims]}: {_reason(err)}"
                 ) from err
-            # MONAI Label has the loader give the metadata a second time
-            d[key] = loaded[0] if isinstance(loaded, tuple) else loaded
             if is_nifti:
                 _check_header(nib.load(path), _name(d[key], str(key)))
             elif self.spatial_dims == 2:
@@ -181,19 +144,43 @@ class LoadScand(LoadImaged):
                 d[key].meta[MetaKeys.ORIGINAL_AFFINE] = np.eye(3)
         return d
 
-    def _load_nifti(self, name: str) -> MetaTensor:
-        """What MONAI's loader gives, with the axes in memory as nibabel has them.
+    def _read(self, reader: ImageReader, name: str) -> MetaTensor:
+        """What MONAI's `LoadImage` gives, with the axes in memory as they are in the file.
 
-        MONAI copies the scan into the other order, and orienting it would copy it back.
+        MONAI copies the scan into another order, and orienting it would copy it back. It also makes all of its readers,
+        of which one warns that it lacks a GPU's library.
         """
-        reader = _NiftiReader()
         array, meta = reader.get_data(reader.read(name))
         if np.iscomplexobj(array):
             raise ValueError("its values are complex numbers; save their magnitude")
-        values = torch.from_numpy(np.array(array, dtype=self._loader.dtype, order="K"))
+        values = torch.from_numpy(np.array(array, dtype=self.dtype, order="K"))
         meta = {**switch_endianness(meta, "<"), ImageMetaKey.FILENAME_OR_OBJ: name}
         scan = EnsureChannelFirst()(MetaTensor.ensure_torch_and_prune_meta(values, meta), meta_dict=meta)
         return cast(MetaTensor, scan)
+
+
+def series_of(value: Any, default: str = "") -> str:
+    """The DICOM series that a request asks for; ``default`` where it asks for none."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"series is {value!r}, expected the SeriesInstanceUID of a DICOM series, as text")
+    return value or default
+
+
+def _load_dicom(path: Path, series: str, dtype: DtypeLike, key: str) -> MetaTensor:
+    """A volume (1, I, J, K), with the axes in memory as they are decoded; of the headers only its geometry."""
+    try:
+        volume = find_volume(path, series)
+        values = torch.from_numpy(volume.values().astype(dtype or np.float32, copy=False))
+    except ValueError as err:
+        raise ValueError(f"{key!r}: {err}") from err
+    meta = {
+        MetaKeys.ORIGINAL_AFFINE: volume.affine,
+        MetaKeys.SPATIAL_SHAPE: np.array(volume.shape),
+        MetaKeys.SPACE: SpaceKeys.RAS,
+        ImageMetaKey.FILENAME_OR_OBJ: str(path),
+        "series": volume.series,
+    }
+    return MetaTensor(values[None], affine=torch.from_numpy(volume.affine), meta=meta)
 
 
 def _check_header(image: Any, name: str) -> None:

@@ -18,7 +18,7 @@ from monai.transforms import Compose, InvertibleTransform, MapTransform
 from monai.utils import TraceKeys
 
 from adapters.files import case_name, file_hash, files_of_scan
-from adapters.transforms.loading import scan_path
+from adapters.transforms.loading import scan_path, series_of
 
 _MEGABYTE = 1024 * 1024
 
@@ -31,10 +31,11 @@ _LOCK = threading.Lock()
 class RememberedScand(MapTransform, InvertibleTransform):
     """The first transforms of a request, which depend on the scan alone: done once, and not again for the next click.
 
-    A scan is known by the content of its files (`adapters.files.files_of_scan`) and by the transforms. So one that was
-    changed is prepared anew, and one that was uploaded again under another name is not. Nothing is kept where it is not
-    known whether other files belong to a scan, nor where a transform cannot be pickled, such as one with a lambda. The
-    voxels are shared between requests: what follows must not write into them.
+    A scan is known by the content of its files (`adapters.files.files_of_scan`), by the ``series`` that a request names
+    of a folder of DICOM, and by the transforms. So one that was changed is prepared anew, and one that was uploaded
+    again under another name is not. Nothing is kept where it is not known whether other files belong to a scan, nor
+    where a transform cannot be pickled, such as one with a lambda. The voxels are shared between requests: what follows
+    must not write into them.
 
     Args:
         keys: keys of paths of scans.
@@ -56,10 +57,11 @@ class RememberedScand(MapTransform, InvertibleTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Prepare each scan, or take it as it was prepared before."""
         d: Any = dict(data)
-        names = {key: self._name(d[key]) for key in self.keys}
+        names = {key: self._name(d[key], series_of(d.get("series"))) for key in self.keys}
         with _LOCK:
             kept = {key: SCANS[name] for key, name in names.items() if name in SCANS}
         if len(kept) == len(names):
+            d.pop("series", None)  # as LoadScand
             for key, scan in kept.items():
                 path, d[key] = scan_path(d[key]), _beside(scan)
                 d[key].meta["filename_or_obj"] = str(path)
@@ -78,7 +80,7 @@ class RememberedScand(MapTransform, InvertibleTransform):
         """Undo the transforms, for a mask that goes back to the scan's own grid."""
         return Compose(self.transforms).inverse(data)
 
-    def _name(self, path: Any) -> Hashable | None:
+    def _name(self, path: Any, series: str) -> Hashable | None:
         """What tells a scan from others; None if it cannot be kept."""
         scan = scan_path(path) if self.megabytes else None
         if scan is None or not scan.exists():
@@ -88,7 +90,7 @@ class RememberedScand(MapTransform, InvertibleTransform):
         except (pickle.PicklingError, AttributeError, TypeError):
             return None
         digest = _digest(scan)
-        return None if digest is None else (digest, transforms)
+        return None if digest is None else (digest, series, transforms)
 
 
 def _digest(path: Path) -> Hashable | None:

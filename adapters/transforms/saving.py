@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,13 +13,14 @@ import nibabel as nib
 import numpy as np
 import torch
 from monai.config import DtypeLike, NdarrayOrTensor
-from monai.data import NibabelWriter
+from monai.data import ImageWriter, NibabelWriter
 from monai.data.folder_layout import default_name_formatter
 from monai.data.utils import to_affine_nd
 from monai.transforms import Transform
 from monai.utils import get_equivalent_dtype
 
 from adapters.files import case_name
+from adapters.transforms.dicom_seg import SegmentationWriter
 from adapters.transforms.loading import NIFTI
 
 
@@ -66,6 +68,11 @@ def mask_name(meta: dict, saver: Transform) -> dict:
     return {**names, "subject": str(scan.with_name(f"{case_name(scan)}."))}  # the ending that MONAI takes away
 
 
-def mask_writer(ending: str) -> type[NiftiWriter] | None:
-    """The writer for ``SaveImaged`` by a file's ending, such as ".nii.gz"; None, but for NIfTI: MONAI chooses."""
+def mask_writer(ending: str, label: str = "lesion") -> Callable[..., ImageWriter] | None:
+    """The writer for ``SaveImaged`` by a file's ending: of NIfTI, or of DICOM SEG with a segment of this label.
+
+    None for other endings: MONAI chooses.
+    """
+    if ending.lower().lstrip(".") == "dcm":
+        return partial(SegmentationWriter, label=label)
     return NiftiWriter if ending.lower() in NIFTI else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from bundle_runs import BUNDLE, SMALL, Trained, run_as_typed, told, workflow
+from dicom_files import write_series
+from highdicom.seg import segread
 from monai.bundle.scripts import create_workflow
 from oracle import Oracle
 from scan_files import affine_of, write_dicom, write_itk, write_nifti
@@ -177,6 +180,33 @@ def test_the_trained_network_writes_masks_on_the_scans_grids(
         check_grid(tmp_path / "masks" / f"{name}_mask.nii.gz", scans[name])
 
 
+@pytest.mark.parametrize("place", ["the command line", "the list"])
+def test_a_series_of_a_folder_and_its_mask_as_dicom_seg(place: str, tmp_path: Path) -> None:
+    affine = affine_of("LPS", SPACING)
+    image, masks, centres = spheres(affine)
+    write_series(tmp_path / "ct" / "a", np.rint(image).astype(np.int16), affine, series="1.2.3.4.5")
+    write_series(tmp_path / "ct" / "b", np.rint(-image).astype(np.int16), affine, series="1.2.3.4.6")
+    named = {"series": "1.2.3.4.5"}
+    entry = _entry(str(tmp_path / "ct"), points=[centres[0].round().tolist()], **named if place == "the list" else {})
+    options = {
+        "requests": write_requests(tmp_path / "r.json", [entry]),
+        "checkpoint": save_oracle(tmp_path / "oracle.pt"),
+        "output_dir": str(tmp_path / "masks"),
+        "output_ext": ".dcm",
+        "label_name": "mass",
+        **(named if place == "the command line" else {}),
+    }
+    workflow(BUNDLE, ["inference"], "inference", **(ORACLE | options)).run()
+    segmentation = segread(tmp_path / "masks" / "ct_mask.dcm")
+    assert segmentation.get_segment_description(1).segment_label == "mass"
+    volume = segmentation.get_volume(combine_segments=True)
+    written = np.zeros(image.shape, dtype=bool)
+    start = np.linalg.solve(affine, np.diag([-1, -1, 1, 1]) @ volume.affine @ [volume.shape[0] - 1, 0, 0, 1])
+    first = round(start[2])  # highdicom's volumes count downwards here
+    written[:, :, first : first + volume.shape[0]] = volume.array[::-1].T > 0
+    assert dice(written, masks[0]) > 0.95
+
+
 # --- what is refused
 
 
@@ -234,17 +264,27 @@ def test_bad_requests_write_no_mask(name: str, scans: dict[str, str], tmp_path: 
 
 
 def test_bad_requests_as_typed(scans: dict[str, str], tmp_path: Path) -> None:
-    entries = [_entry(scans["lps"], points=[[20, 45, 10]])]
+    """The good ones of a list get their masks; the bad ones are named at first, on the last line, and in a file."""
+    torn = tmp_path / "torn.nii.gz"
+    torn.write_bytes(Path(scans["lps"]).read_bytes()[:2000])
+    entries = [_entry(scans["ras"], points=[[20, 45, 10]]), _entry(str(torn)), _entry(scans["lps"])]
     options = {
         "requests": write_requests(tmp_path / "r.json", entries),
         "checkpoint": save_oracle(tmp_path / "oracle.pt"),
         "output_dir": str(tmp_path / "masks"),
     }
     process = run_as_typed(BUNDLE, "", ["inference"], ORACLE | options)
-    assert process.returncode != 0
-    assert "[20.0, 45.0, 10.0]" in process.stderr
-    assert "outside" in process.stderr
-    assert not list(tmp_path.glob("masks/*"))
+    assert process.returncode == 1
+    assert sorted(path.name for path in tmp_path.glob("masks/*")) == ["failures.csv", "lps_mask.nii.gz"]
+    with (tmp_path / "masks" / "failures.csv").open() as file:
+        reasons = {Path(row["case"]).name: row["reason"] for row in csv.DictReader(file)}
+    assert sorted(reasons) == ["ras.nii.gz", "torn.nii.gz"]
+    assert "[20.0, 45.0, 10.0] is outside the grid" in reasons["ras.nii.gz"]
+    assert "cannot be read" in reasons["torn.nii.gz"]
+    last = process.stderr.rstrip().splitlines()[-1]
+    assert last.startswith("error: 2 of 3 cases failed, the others are done.")
+    assert all(reason in last for reason in reasons.values())
+    assert process.stdout.index("ras.nii.gz failed: ") < process.stdout.index("lps_mask.nii.gz")
 
 
 def _another_variant(path: Path) -> str:

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from bundle_runs import BUNDLE, run_as_typed
+from dicom_files import SERIES, write_series
+from highdicom.seg import segread
 from oracle import Oracle
 from scan_files import affine_of, write_dicom, write_nifti
 
@@ -178,6 +180,28 @@ def test_save(ending: str, scans: dict[str, Path], typed: Path, session: ClickSe
     session.save(path)
     assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_save_as_dicom_seg(session: ClickSession, scans: dict[str, Path], tmp_path: Path) -> None:
+    image, label, _ = scan_of("lps")
+    voxels, affine = np.rint(image).astype(np.int16), affine_of("LPS", PLACES["lps"][1])
+    write_series(tmp_path / "scans" / "a", voxels, affine)
+    write_series(tmp_path / "scans" / "b", -voxels, affine, series="1.2.3.4.6")
+    with pytest.raises(ValueError, match="holds 2 series that can be the scan"):
+        session.set_image(tmp_path / "scans")
+    session.set_image(tmp_path / "scans", series=SERIES)
+    mask = session.add_click(clicks_on(label)[0])
+    segmentation = segread(session.save(tmp_path / "mask.dcm"))
+    assert segmentation.pixel_array.sum() == mask.sum() > 0
+    assert segmentation.get_segment_description(1).segment_label == "tumor"
+    with pytest.raises(ValueError, match="series '1' was given for an array, which has none: leave it out"):
+        session.set_image(image, affine, series="1")
+    session.set_image(scans["lps"])
+    session.add_click(clicks_on(label)[0])
+    with pytest.raises(
+        ValueError, match=r"refers to the slices of a DICOM scan, and '.*lps\.nii\.gz' is none"
+    ):
+        session.save(tmp_path / "other.dcm")
 
 
 # --- a mask to start from, with a network whose answer is known

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,36 +58,6 @@ def test_a_path_object_and_a_list_of_one(array: np.ndarray, tmp_path: Path) -> N
         assert LoadScand("image")({"image": given})["image"].shape == (1, *SHAPE)
 
 
-def test_one_of_several_dicom_series(array: np.ndarray, tmp_path: Path) -> None:
-    write_dicom(tmp_path / "study", array, AFFINE, series="1.2.3.4.5")
-    folder = write_dicom(tmp_path / "study", -array, AFFINE, series="1.2.3.4.6")
-    with pytest.raises(ValueError, match=r"the folder holds 2 DICOM series, 1\.2.*; put the one to read into a folder"):
-        LoadScand("image")({"image": folder})
-    with pytest.raises(ValueError, match="the folder has no DICOM series 'other', expected one of 1"):
-        LoadScand("image", series_name="other")({"image": folder})
-    name = next(part for part in _series_of(folder) if part.startswith("1.2.3.4.6"))
-    scan = LoadScand("image", series_name=name)({"image": folder})["image"]
-    np.testing.assert_array_equal(np.asarray(scan), -array[None])
-
-
-def _series_of(folder: str) -> list[str]:
-    try:
-        LoadScand("image")({"image": folder})
-    except ValueError as err:
-        return str(err).split("DICOM series, ")[1].split("; put the one")[0].split(", ")
-    return []
-
-
-def test_a_missing_slice_is_told(array: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = Path(write_dicom(tmp_path / "series", array, AFFINE))
-    with caplog.at_level(logging.WARNING, logger="adapters"):
-        LoadScand("image")({"image": folder})
-        assert not caplog.records
-        sorted(folder.iterdir())[2].unlink()  # the sixth slice
-        LoadScand("image")({"image": folder})
-    assert "the slices are unevenly spaced" in caplog.text
-
-
 def _cut(path: str, part: float) -> str:
     whole = Path(path).read_bytes()
     Path(path).write_bytes(whole[: int(len(whole) * part)])
@@ -124,7 +93,7 @@ def test_a_file_that_is_no_scan(name: str, tmp_path: Path) -> None:
 def test_a_missing_file_and_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"'image': there is no file or folder '.*none\.nii'; check the path"):
         LoadScand("image")({"image": str(tmp_path / "none.nii")})
-    with pytest.raises(ValueError, match="the folder holds no DICOM series"):
+    with pytest.raises(ValueError, match="holds no DICOM series"):
         LoadScand("image")({"image": str(tmp_path)})
 
 
@@ -280,16 +249,6 @@ def test_the_file_is_not_touched(array: np.ndarray, tmp_path: Path) -> None:
     copy = shutil.copy(path, tmp_path / "copy.nii")
     LoadScand("image")({"image": path})["image"].zero_()
     assert path.read_bytes() == Path(copy).read_bytes()
-
-
-def test_a_loader_that_gives_the_metadata_a_second_time(tmp_path: Path) -> None:
-    """As MONAI Label sets every `LoadImaged`."""
-    path = write_nifti(tmp_path / "scan.nii.gz", np.arange(24).reshape(2, 3, 4).astype(np.int16), AFFINE)
-    load = LoadScand("image")
-    load._loader.image_only = False
-    image = load({"image": str(path)})["image"]
-    assert isinstance(image, MetaTensor)
-    np.testing.assert_allclose(image.affine, AFFINE)
 
 
 def test_no_name_is_not_this_folder() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dicom_files import write_frames
 from monai.transforms import Compose, Invertd, Lambdad, Orientationd, ScaleIntensityRanged
 from scan_files import affine_of, write_dicom, write_in_two, write_itk, write_nifti
 
@@ -206,12 +207,10 @@ def test_with_a_transform_that_cannot_be_pickled_nothing_is_kept(tmp_path: Path)
 
 
 def test_numbers_with_dots_are_no_endings(tmp_path: Path) -> None:
-    """Slices of DICOM are often named so; a scan that is sent again is the same scan."""
+    """Files of DICOM are often named so; a scan that is sent again is the same scan."""
     array = np.random.default_rng(0).integers(0, 100, SHAPE).astype(np.int16)
-    write_dicom(tmp_path / "series", array[:, :, :1], affine_of("LPS"))
-    (slice_file,) = (tmp_path / "series").iterdir()
     kept = []
     for name in ("1.2.840.1", "1.2.840.2"):
-        (tmp_path / name).write_bytes(slice_file.read_bytes())
-        kept.append(RememberedScand("image", [LoadScand("image")])({"image": str(tmp_path / name)})["image"])
+        path = write_frames(tmp_path / name, array, affine_of("LPS"))
+        kept.append(RememberedScand("image", [LoadScand("image")])({"image": str(path)})["image"])
     assert kept[0].data_ptr() == kept[1].data_ptr()
