@@ -50,7 +50,7 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL or not error.strerror:  # another error, or said already
             raise
-        raise disk_full(path, error) from error
+        raise disk_full(path, error) from None
 
 
 def disk_full(path: Path, error: Exception) -> OSError:
