@@ -64,7 +64,7 @@ def alone(path: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
         wait: whether to wait until they are done.
 
     Raises:
-        OSError: another process is at it, unless `wait`.
+        BlockingIOError: another process is at it, unless `wait`.
     """
     while True:
         with path.open("ab") as file:
@@ -85,7 +85,7 @@ def lock(file: BinaryIO, otherwise: str, *, wait: bool = False) -> None:
     """Locks a file against other processes until it is closed, where the system can do that.
 
     Raises:
-        OSError: another process has locked it, unless `wait`; the message is `otherwise`.
+        BlockingIOError: another process has locked it, unless `wait`; the message is `otherwise`.
     """
     try:
         import fcntl
@@ -94,7 +94,7 @@ def lock(file: BinaryIO, otherwise: str, *, wait: bool = False) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError as error:
-        raise OSError(otherwise) from error
+        raise BlockingIOError(otherwise) from error
     except OSError as error:  # a file system without locks
         logger.debug("%s is not locked: %s", file.name, error)
 
@@ -226,6 +226,10 @@ def no_weights(path: Path) -> str:
     size = path.stat().st_size
     if not size or (head.startswith(b"PK") and not zipfile.is_zipfile(path)):
         return f"({size} bytes) cannot be read: it is truncated, damaged or no PyTorch file; fetch it again"
+    if head.startswith(b"PK"):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type for entry in archive.infolist()):
+                return "holds compressed parts, which PyTorch does not write; take the file from its authors"
     return ""
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from adapters.bundling.folders import find_bundle
 from adapters.error_text import one_line
-from adapters.files import file_hash, read_json, replacing, write_whole
+from adapters.files import alone, file_hash, read_json, replacing, write_whole
 
 __all__ = ["bundle_files", "large_files", "package"]
 
@@ -117,22 +117,24 @@ def package(
     key = f"{bundle.name}_v{_version(bundle)}"
     names = bundle_files(bundle)
     folder = Path(output).expanduser()
-    known = _known(folder / "model_info.json")
+    _known(folder / "model_info.json")  # refuses one that cannot be read before anything is made
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{key}.zip"
-    with replacing(path) as temporary:
-        with ZipFile(temporary, "w", ZIP_STORED) as archive:
-            for inside in names:
-                _add(archive, bundle / inside, f"{bundle.name}/{inside}")
-        checksum = file_hash(temporary, "sha1")
-        if key in known and known[key].get("checksum") != checksum:
-            raise ValueError(
-                f"{str(folder / 'model_info.json')!r} has {key} with another checksum, so the bundle has changed: "
-                "raise its version in configs/metadata.json and say in the changelog what changed, or, if nobody has "
-                "that version yet, take the entry out"
-            )
-    known[key] = {"checksum": checksum, "source": f"{source.rstrip('/')}/{path.name}"}
-    write_whole(folder / "model_info.json", json.dumps(known, indent=4) + "\n")
+    with alone(folder / ".package.lock", f"write packages into {folder}", wait=True):
+        known = _known(folder / "model_info.json")
+        with replacing(path) as temporary:
+            with ZipFile(temporary, "w", ZIP_STORED) as archive:
+                for inside in names:
+                    _add(archive, bundle / inside, f"{bundle.name}/{inside}")
+            checksum = file_hash(temporary, "sha1")
+            if key in known and known[key].get("checksum") != checksum:
+                raise ValueError(
+                    f"{str(folder / 'model_info.json')!r} has {key} with another checksum, so the bundle has changed: "
+                    "raise its version in configs/metadata.json and say in the changelog what changed, or, if nobody "
+                    "has that version yet, take the entry out"
+                )
+        known[key] = {"checksum": checksum, "source": f"{source.rstrip('/')}/{path.name}"}
+        write_whole(folder / "model_info.json", json.dumps(known, indent=4) + "\n")
     weights = [inside for inside in names if inside.startswith("models/")]
     return (
         f"wrote {path}: {len(names)} files, {path.stat().st_size / 1e6:.1f} MB, "

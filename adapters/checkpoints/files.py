@@ -82,7 +82,7 @@ def read_checkpoint(path: str | Path) -> Any:
         raise ValueError(f"the checkpoint {path} {reason}.")
     try:
         with torch.serialization.safe_globals(_numpy_scalars()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # what a broken file raises depends on where it breaks
@@ -97,6 +97,27 @@ def read_checkpoint(path: str | Path) -> Any:
             f"the checkpoint {path} ({path.stat().st_size} bytes) cannot be read: it is truncated, damaged or no "
             "PyTorch file; fetch it again."
         ) from error
+    for tensor in _tensors(content):
+        held = tensor.untyped_storage().nbytes() if tensor.layout is torch.strided and not tensor.is_meta else 0
+        if held < tensor.numel() * tensor.element_size():
+            raise ValueError(
+                f"the checkpoint {path} holds a tensor of shape {tuple(tensor.shape)} and {held} bytes: expected dense "
+                "tensors with all their numbers; take the file from its authors."
+            )
+    return content
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    """All tensors in containers in containers."""
+    waiting = [content]
+    seen: set[int] = set()
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, Tensor):
+            yield each
+        elif isinstance(each, (Mapping, list, tuple)) and id(each) not in seen:
+            seen.add(id(each))
+            waiting += each.values() if isinstance(each, Mapping) else each
 
 
 def kind_of(checkpoint: Any, source: str = "the checkpoint") -> Kind:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 import adapters
 from adapters.checkpoints.files import Checkpoint, check_tensors, kind_of, opened, read_checkpoint, replacing
 from adapters.checkpoints.sam import opened_sam, sam_tensors
+from adapters.checkpoints.sketch import sketch
 from adapters.files import no_weights
 from adapters.networks import PromptableNetwork
 from adapters.networks.description import (
@@ -37,7 +37,6 @@ __all__ = ["about", "load_adapter", "load_model", "load_weights", "save_adapter"
 logger = logging.getLogger(__name__)
 
 _VERSION_1 = "sam_adapter3d"  # the format of adapters that 0.1 wrote
-_CALLS_FOR_EACH = 50  # of torch, to make a tensor and to fill it: 7 as a rule, more for networks that compute tables
 _OTHER_FORMATS = {
     "sam": "SAM's checkpoint: read it with load_sam",
     "published": "published: read it with load_published",
@@ -138,33 +137,14 @@ def load_weights(path: str | Path, network: torch.nn.Module) -> None:
         raise ValueError(f"{path} is of another network: {' '.join(str(error).split())}") from error
 
 
-class _Blueprint(TorchFunctionMode):
-    """Stops the making of a network that has more parts than a file has tensors for."""
-
-    def __init__(self, tensors: int) -> None:
-        super().__init__()
-        self.left = _CALLS_FOR_EACH * tensors
-
-    def __torch_function__(
-        self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.left -= 1
-        if self.left < 0:
-            raise ValueError("it describes a network of more tensors than there are in it.")
-        return func(*args, **(kwargs or {}))
-
-
 def _build(
     description: Mapping[str, Any] | None, state: Mapping[str, Any], source: str, *, whole: bool = True
 ) -> PromptableNetwork:
     """The network that a file describes, made once it is known that the file's tensors are those of such a network."""
     if description is None:
         raise ValueError(f"{source} does not say what network it is of: build the network and pass it as network.")
-    try:
-        with torch.device("meta"), _Blueprint(len(state)):
-            shapes = {name: tuple(tensor.shape) for name, tensor in build_described(description).state_dict().items()}
-    except (ValueError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"the network that {source} describes cannot be made: {error}") from error
+    made = sketch(lambda: build_described(description), len(state), source)
+    shapes = {name: tuple(tensor.shape) for name, tensor in made.state_dict().items()}
     check_tensors(shapes if whole else {name: shapes[name] for name in shapes if name in state}, state, source)
     return build_described(description)
 

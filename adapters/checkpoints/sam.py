@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from adapters.checkpoints.download import download_verb
 from adapters.checkpoints.files import Checkpoint, check_tensors, kind_of, opened
+from adapters.checkpoints.sketch import sketch
 from adapters.networks import (
     Backbone,
     ImageEncoder3D,
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _ENCODER = "image_encoder."
 _OF_SAM = ("sam", "tuned")  # roles of the tensors that SAM gives
+_ADDED = 1000  # tensors that the adapter has beside SAM's, at most
 _DERIVED = ("depth", "constant")  # roles of those that start from SAM's
 
 
@@ -119,7 +122,7 @@ def encoder_sizes(shape_of: Callable[[str], tuple[int, ...]], depth: int) -> dic
 
 def _sizes(state: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Sizes of the encoder in a SAM checkpoint."""
-    blocks = [int(m[1]) for name in state if (m := re.match(r"image_encoder\.blocks\.(\d+)\.", str(name)))]
+    blocks = [int(m[1]) for name in state if (m := re.match(r"image_encoder\.blocks\.(\d{1,9})\.", str(name)))]
 
     def shape_of(name: str) -> tuple[int, ...]:
         if not isinstance(state.get(name), Tensor):
@@ -243,7 +246,9 @@ def load_sam(
                 f"{read.source} is SAM's {_told(sizes)}, but variant {backbone.name} was asked for, which is "
                 f"{_told(backbone.sizes)}: take the file of that variant, or leave variant out."
             )
-        network = build_sam_adapter3d(variant, crop_size, trainable)
+        build = partial(build_sam_adapter3d, variant, crop_size, trainable)
+        sam_tensors(read, sketch(build, len(read.content) + _ADDED, read.source))
+        network = build()
     tensors, unused, name = sam_tensors(read, network)
     with torch.no_grad():
         for key, parameter, role in roles(network):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from adapters.checkpoints.files import Checkpoint, check_tensors, kind_of, opened
 from adapters.checkpoints.sam import encoder_sizes
+from adapters.checkpoints.sketch import sketch
 from adapters.networks import SAMAdapter3D
 from adapters.networks.backbones import name_of_sizes
 from adapters.networks.description import FORMAT_VERSION, check_description, describe, describe_network
@@ -94,7 +95,7 @@ def _sections(checkpoint: Any, source: str) -> dict[str, Mapping[str, Any]]:
             "of which is used."
         )
     # a buffer that follows from the shapes; real files carry it
-    encoder = {n: t for n, t in checkpoint["encoder_dict"].items() if not re.fullmatch(r"blocks\.\d+\.attn_mask", n)}
+    encoder = {n: t for n, t in checkpoint["encoder_dict"].items() if not re.fullmatch(r"blocks\.\d+\.attn_mask", str(n))}
     return {"encoder_dict": encoder, "feature_dict[3]": heads[-1], "decoder_dict": checkpoint["decoder_dict"]}
 
 
@@ -111,10 +112,15 @@ def _described(sections: Mapping[str, Mapping[str, Any]], source: str) -> dict[s
         return tuple(tensor.shape)
 
     def count(section: str, pattern: str) -> int:
-        numbers = [int(match[1]) for name in sections[section] if (match := re.match(pattern, name))]
-        return max(numbers, default=-1) + 1
+        numbers = {int(match[1]) for name in sections[section] if (match := re.match(pattern, str(name)))}
+        if missing := set(range(len(numbers))) - numbers:
+            raise ValueError(
+                f"{section} of {source} names number {max(numbers)} of {pattern[:-7]}*, but lacks {min(missing)}: it is "
+                "incomplete, or of another network."
+            )
+        return len(numbers)
 
-    depth = count("encoder_dict", r"blocks\.(\d+)\.")
+    depth = count("encoder_dict", r"blocks\.(\d{1,9})\.")
     if depth == 0:
         raise ValueError(f"encoder_dict of {source} holds no blocks.*: it is incomplete.")
     encoder = encoder_sizes(shape_of, depth)
@@ -135,7 +141,7 @@ def _described(sections: Mapping[str, Mapping[str, Any]], source: str) -> dict[s
             "prompt_head": {
                 "dim": channels,
                 "mlp_dim": shape_of("prompt_head.layers.0.mlp.lin1.weight")[0],
-                "num_layers": count("feature_dict[3]", r"transformer\.layers\.(\d+)\."),
+                "num_layers": count("feature_dict[3]", r"transformer\.layers\.(\d{1,9})\."),
                 "num_queries": shape_of("prompt_head.layers.0.global_query", 3)[1],
             },
             "mask_decoder": {
@@ -197,14 +203,18 @@ def load_published(
         raise ValueError(f"window_size={window_size}, prompt_heads={prompt_heads}: expected positive numbers.")
     sections = _sections(content, source)
     description = _described(sections, source)
+    tensors = None
     if network is None:
         parts = description["parts"]
         parts["image_encoder"]["window_size"], parts["prompt_head"]["num_heads"] = window_size, prompt_heads
+        held = sum(map(len, sections.values()))
+        made = sketch(lambda: cast(SAMAdapter3D, build_described(description)), held, source)
+        tensors = _converted(sections, made, source)
         network = cast(SAMAdapter3D, build_described(description)).set_trainable()
     elif None in describe_network(network)["parts"].values():
         raise ValueError("the network has components of its own: the published weights fit those of this library.")
     check_description(description, network, source=source)
-    tensors = _converted(sections, network, source)
+    tensors = tensors or _converted(sections, network, source)
     network.load_state_dict({**network.state_dict(), **tensors})
     crop_size = description["parts"]["image_encoder"]["crop_size"]
     logger.info("%s: published checkpoint of %s, crop %d", source, describe(description), crop_size)

@@ -17,15 +17,26 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from monai.apps.utils import safe_extract_member
 from tqdm import tqdm
+
+from adapters.files import alone
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _CHUNK = 2**20
+_LARGEST_HEADER = 2**20  # bytes
+_MOST_MEMBERS = 100_000
+_HEADERS = {
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+}
 # what the libraries raise on a file that ends too early or has a wrong checksum
 _DAMAGED = (
     zipfile.BadZipFile,
@@ -36,6 +47,35 @@ _DAMAGED = (
     EOFError,
     RuntimeError,  # a password
 )
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is not read into memory whatever its size, and of no sparse file.
+
+    tarfile reads the names and the maps that headers may hold whole, and a compressed one of some MB can have GB of them.
+    """
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _HEADERS and self.size > _LARGEST_HEADER:
+            raise tarfile.TarError(f"a header has {self.size} bytes, expected at most {_LARGEST_HEADER}")
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            self._refuse_sparse()
+        try:
+            return super()._proc_member(tar)  # type: ignore[misc]  # where tarfile goes on from a header's first block
+        except (ArithmeticError, ValueError) as error:  # numbers that are none
+            raise tarfile.TarError(f"a header cannot be read ({error})") from error
+
+    def _refuse_sparse(self, *_: Any) -> NoReturn:
+        raise tarfile.TarError("it holds a sparse file, which is not read: pack it without that")
+
+    _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
+
+
+def _headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for number, info in enumerate(tar):
+        if number >= _MOST_MEMBERS:
+            raise tarfile.TarError(f"it has more than {_MOST_MEMBERS} members")
+        yield info
 
 
 class Member(NamedTuple):
@@ -84,7 +124,8 @@ def unpack(archive: Path, folder: Path) -> Path:
         FileNotFoundError: there is no such file.
         ValueError: it is no archive, or is truncated or damaged. A member is doubled, a link or a device, or has a path
             that leaves the folder: names it. Nothing is left unpacked.
-        OSError: the disk is too small (said before anything is unpacked) or fills up. Nothing is left unpacked.
+        OSError: the disk is too small (said before anything is unpacked) or fills up; nothing is left unpacked. Another
+            process unpacks it to the same place.
     """
     place = target(archive, folder)
     if place.exists() and archive.is_file():
@@ -92,15 +133,17 @@ def unpack(archive: Path, folder: Path) -> Path:
         return place
     partial = folder / f".{place.name}.partial"
     with _explained(archive):
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-        try:
-            _unpack(archive, partial)
-            inner = partial / place.name  # an archive with one folder of its own name becomes that folder
-            (inner if [*partial.iterdir()] == [inner] and inner.is_dir() else partial).replace(place)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder / f"{partial.name}.lock", f"unpack {archive.name} into {folder}"):
+            if partial.exists():
+                shutil.rmtree(partial)
+            partial.mkdir()
+            try:
+                _unpack(archive, partial)
+                inner = partial / place.name  # an archive with one folder of its own name becomes that folder
+                (inner if [*partial.iterdir()] == [inner] and inner.is_dir() else partial).replace(place)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     return place
 
 
@@ -112,15 +155,18 @@ def _explained(archive: Path) -> Iterator[None]:
     try:
         yield
     except (*_DAMAGED, OSError) as error:
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             reason = f"the disk is too small, nothing of {archive.name} is left unpacked; make room: {error.strerror}"
             raise OSError(error.errno, reason) from error
         # bz2 has no error of its own: it raises an OSError without a number
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and (error.errno is not None or isinstance(error, BlockingIOError)):
             raise
+        said = str(error).partition("\n")[0]
+        if type(error) is tarfile.TarError:
+            raise ValueError(f"the archive {str(archive)!r} is refused, nothing was unpacked: {said}") from error
         raise ValueError(
             f"the archive {str(archive)!r} ({archive.stat().st_size} bytes) is truncated or damaged, nothing was "
-            f"unpacked; fetch it again: {str(error).partition(chr(10))[0]}"
+            f"unpacked; fetch it again: {said}"
         ) from error
 
 
@@ -148,8 +194,8 @@ def _opened(archive: Path) -> Iterator[list[Member]]:
             files = [Member(info.filename, info.file_size, info, zipped.open) for info in zipped.infolist()]
             yield [file for file in files if _wanted(file.name) and not file.name.endswith("/")]
         return
-    with tarfile.open(archive) as tar:
-        files = [Member(info.name, info.size, info, tar.extractfile) for info in tar if not info.isdir()]
+    with tarfile.open(archive, tarinfo=_Header) as tar:
+        files = [Member(info.name, info.size, info, tar.extractfile) for info in _headers(tar) if not info.isdir()]
         # a tar that was cut between two members reads like a whole one, but for the block of zeros at its end
         if tar.fileobj is not None:
             tar.fileobj.seek(tar.offset)

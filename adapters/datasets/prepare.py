@@ -17,7 +17,7 @@ from adapters.datasets.archives import contents, is_archive, target, unpack
 from adapters.datasets.fingerprint import Case, measure, measure_all, summary, table, values_of
 from adapters.datasets.releases import RELEASES, Release, get_release
 from adapters.fetching import WebFile, fetch
-from adapters.files import as_csv, read_json, write_whole
+from adapters.files import alone, as_csv, read_json, write_whole
 from adapters.transforms.loading import in_words
 
 logger = logging.getLogger(__name__)
@@ -94,13 +94,14 @@ def prepare(
         paths = {kind: file.relative_to(base) if file.is_relative_to(base) else file for kind, file in files.items()}
         entries[case] = {"case": case} | {kind: path.as_posix() for kind, path in paths.items()}
     names = {number: f"datalist_fold{number}.json" for number in range(len(folds))} if len(folds) > 1 else {}
-    for number, name in [*names.items(), (fold, DATALIST)]:
-        write_whole(folder / name, _datalist(release, number, folds[number], entries))
     sections = folds[fold]
     rows = [
         _case_row(cases[case], section, entries[case]["image"]) for section in sections for case in sections[section]
     ]
-    write_whole(folder / "cases.csv", as_csv(rows))
+    with alone(folder / ".prepare.lock", f"write data lists into {folder}", wait=True):  # all of them are of one run
+        for number, name in [*names.items(), (fold, DATALIST)]:
+            write_whole(folder / name, _datalist(release, number, folds[number], entries))
+        write_whole(folder / "cases.csv", as_csv(rows))
     report = _report(release, sections, cases, case_files.keys() - set(release.cases), missing)
     return "\n".join([f"{release.title}: {len(cases)} cases, fold {fold}", "", *report, f"wrote {folder / DATALIST}"])
 

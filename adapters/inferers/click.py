@@ -19,10 +19,12 @@ from adapters.inferers.automatic import AutomaticInferer, infer_resampled
 from adapters.inferers.blending import BACKGROUND_LOG_ODDS, PredictedCrop, blended, standing
 from adapters.inferers.embeddings import Embeddings, Session, crop_key, embeddings_of, scan_key
 from adapters.inferers.grid import Grid, Window
+from adapters.inferers.honouring import honour, standing_clicks
 from adapters.inferers.inputs import (
     as_sizes,
     as_spacing,
     check_scan,
+    clicked_voxels,
     half_precision,
     item_affines,
     item_meta,
@@ -33,6 +35,7 @@ from adapters.inferers.inputs import (
 )
 from adapters.inferers.nearness import beyond_reach
 from adapters.inferers.placing import CropPlacing, PlacedMask, Step, placed_mask, seed_click
+from adapters.inferers.thinning import thinned
 from adapters.networks.promptable import log_odds
 from adapters.prompts import Prompts, PromptTensors
 
@@ -109,6 +112,11 @@ class ClickInferer(Inferer):
             background. None: all parts stay, as published.
         keep_mask: whether a mask that is given stands where no crop was predicted, and its parts are spared by
             ``reach``: for a mask to start from. False: everything outside the crops is background.
+        click_distance: of clicks with one label, voxels of the crop between those that the network gets, at least; see
+            `adapters.inferers.thinning`. None: it gets all, repeats too, as published.
+        honour_clicks: whether the voxel under each click on the lesion is in the mask, at any threshold, and that under
+            each one off it is not; see `adapters.inferers.honouring`. False: the network may go against clicks, as
+            published.
 
     Raises:
         ValueError: an argument out of its range.
@@ -138,6 +146,8 @@ class ClickInferer(Inferer):
         pad_value: float | None = None,
         reach: float | None = None,
         keep_mask: bool = False,
+        click_distance: float | None = None,
+        honour_clicks: bool = False,
     ) -> None:
         self.spatial_dims = spatial_dims
         self.crop_size = as_sizes(crop_size, "crop_size", spatial_dims)
@@ -148,6 +158,12 @@ class ClickInferer(Inferer):
             raise ValueError(f"cache_size is {cache_size}: expected 0 (keep nothing) or more, or None")
         self.reach = reach
         self.keep_mask = keep_mask
+        if click_distance is not None and not click_distance > 0:
+            raise ValueError(
+                f"click_distance is {click_distance}: expected voxels of a crop, above 0, or None for all clicks"
+            )
+        self.click_distance = click_distance
+        self.honour_clicks = honour_clicks
         self.automatic = automatic
         self.max_crops = max_crops
         self.grow = grow
@@ -231,21 +247,23 @@ class ClickInferer(Inferer):
                 )
             mask = plain(mask).to(device=scans.device, dtype=torch.float32)
         affines = item_affines(inputs)
-        items = [
+        items = item_prompts(inputs, affines, prompts)
+        found = [
             self._with_options(options)._infer(
-                scan, affine, network, item, None if mask is None else mask[index], args, kwargs
+                scan, affine, network, item, clicked, None if mask is None else mask[index], args, kwargs
             )
-            for index, (scan, affine, item, options) in enumerate(
+            for index, (scan, affine, item, clicked, options) in enumerate(
                 zip(
                     scans,
                     affines,
-                    item_prompts(inputs, affines, prompts),
+                    items,
+                    clicked_voxels(inputs, items, in_meta=prompts is None),
                     item_meta(inputs, "options"),
                     strict=True,
                 )
             )
         ]
-        return like_inputs(items[0][None] if len(items) == 1 else torch.stack(items), inputs)
+        return like_inputs(found[0][None] if len(found) == 1 else torch.stack(found), inputs)
 
     def _infer(
         self,
@@ -253,14 +271,20 @@ class ClickInferer(Inferer):
         affine: np.ndarray,
         network: Callable[..., Any],
         prompts: Prompts,
+        clicked: np.ndarray,
         mask: torch.Tensor | None,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> torch.Tensor:
-        """One item (C, ...) with its prompts to log-odds (1, ...) on its grid."""
+        """One item (C, ...) with its prompts, and the voxels that its clicks mean, to log-odds (1, ...) on its grid."""
         grid = Grid.of(volume.shape[1:], affine, self.spacing)
         if not prompts.kinds:
             return self._without_prompts(volume, affine, grid, network)
+        if prompts.kinds == {"points"} and not len(prompts.on_lesion) and mask is None:
+            logger.warning("all clicks lie off the lesion: to say which lesion is meant, click on it at least once")
+        if self.honour_clicks or self.click_distance is not None:
+            stands = standing_clicks(clicked, prompts.labels)
+            clicked, prompts = clicked[stands], prompts.only(stands)
         takes = getattr(_unwrapped(network), "takes", _USUAL_KINDS)
         if refused := prompts.kinds - takes:
             raise ValueError(f"{' and '.join(sorted(refused))} were given, and the network takes none: leave them out")
@@ -293,6 +317,8 @@ class ClickInferer(Inferer):
         else:
             whole = half_precision(given)
         whole[(slice(None), *box)] = half_precision(values)
+        if self.honour_clicks:
+            honour(whole, clicked, prompts.labels, grid.ratio, self._log_odds)
         return whole
 
     def _without_prompts(
@@ -308,7 +334,12 @@ class ClickInferer(Inferer):
 
     def _lesion(self, values: torch.Tensor) -> np.ndarray:
         """Where log-odds (1, ...) are above the threshold."""
-        return (values[0] > math.log(self.threshold / (1 - self.threshold))).detach().cpu().numpy()
+        return (values[0] > self._log_odds).detach().cpu().numpy()
+
+    @property
+    def _log_odds(self) -> float:
+        """Of the threshold."""
+        return math.log(self.threshold / (1 - self.threshold))
 
     def _embeddings(self, network: Any) -> Embeddings | None:
         """What the network keeps; None where nothing may be kept."""
@@ -334,7 +365,7 @@ class ClickInferer(Inferer):
 
         def decode(crop: torch.Tensor, prompts: PromptTensors) -> torch.Tensor:
             if hasattr(network, "encode") and hasattr(network, "decode"):
-                values = network.decode(encoded(crop), crop, prompts, *args, **kwargs)
+                values = log_odds(network.decode(encoded(crop), crop, prompts, *args, **kwargs))
             else:
                 values = log_odds(network(crop, prompts, *args, **kwargs))
             if values.shape != (1, 1, *self.crop_size):
@@ -389,6 +420,8 @@ class ClickInferer(Inferer):
     ) -> torch.Tensor:
         """Log-odds of a crop from its prompts and, where it has grown out of others, from what stands there too."""
         crop = scan.grid.read(scan.volume, window, self.pad_value)[None].to(scan.device)
+        if self.click_distance is not None:
+            prompts = thinned(prompts, self.click_distance)
         mask = None
         if scan.mask is not None and scan.takes_mask:
             mask = scan.grid.read(scan.mask, window, BACKGROUND_LOG_ODDS).to(scan.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from monai.utils import convert_to_dst_type
 from torch import nn
 
 from adapters.prompts import Prompts, check_affine
+from adapters.prompts.voxels import voxels_under
 
 _AXES = {2: "(H, W)", 3: "(D, H, W)"}
 
@@ -123,6 +125,27 @@ def item_prompts(
     if len(given) != len(inputs):
         raise ValueError(f"prompts are for {len(given)} items, the inputs have {len(inputs)}: expected one for each")
     return [_on_grid(each, affine, inputs.shape[2:]) for each, affine in zip(given, affines, strict=True)]
+
+
+def clicked_voxels(inputs: torch.Tensor, prompts: Sequence[Prompts], *, in_meta: bool) -> list[np.ndarray]:
+    """The centre of the voxel that each click lies in: (N, n) for every item, in voxels of the inputs' grid.
+
+    The voxels are those of the image as stored where they stand in ``inputs.meta["clicked"]``
+    (`adapters.transforms.RequestToClicksd`), else the inputs' own.
+
+    Args:
+        inputs: (B, C, ...).
+        prompts: of each item, on the inputs' grid.
+        in_meta: whether the prompts were read from the metadata.
+    """
+    texts = item_meta(inputs, "clicked") if in_meta else [None] * len(inputs)
+    centres = [None if text is None else json.loads(text) for text in texts]
+    return [
+        np.asarray(voxels_under(each.points, inputs.shape[2:]) if stored is None else stored, dtype=float).reshape(
+            each.points.shape
+        )
+        for each, stored in zip(prompts, centres, strict=True)
+    ]
 
 
 def _on_grid(prompts: Prompts, affine: np.ndarray, size: Sequence[int]) -> Prompts:

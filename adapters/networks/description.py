@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -121,7 +122,7 @@ def read_description(
         return None
     try:
         stored = json.loads(metadata[key]) if key == METADATA_KEY else metadata[key]
-        version = int(stored["format_version"])
+        version = operator.index(stored["format_version"])
         if version > FORMAT_VERSION:
             raise ValueError(
                 f"{source} has format version {version}, this library reads up to {FORMAT_VERSION}: update "
@@ -134,8 +135,12 @@ def read_description(
         parts = [arguments for arguments in stored["parts"].values() if arguments is not None]
         if not all(isinstance(each, dict) for each in (stored["arguments"], *parts)):
             raise TypeError("arguments that are no dictionary")
-        return {key: stored[key] for key in ("format_version", "family", "backbone", "arguments", "parts")}
-    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+        if not isinstance(stored["family"], str) or not isinstance(stored["backbone"], (str, type(None))):
+            raise TypeError("a name that is no text")
+        described = {key: stored[key] for key in ("format_version", "family", "backbone", "arguments", "parts")}
+        describe(described)
+        return described
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{source} says in its metadata what network it is of, but not in a form that this library knows "
             f"({type(error).__name__}: {error}): take the file as it was written."
@@ -148,7 +153,11 @@ def stored_description(state: Mapping[str, Tensor], source: str = "the state dic
     Raises:
         ValueError: as `read_description`.
     """
-    return read_description(getattr(state, "_metadata", {}).get("", {}), state, source=source)
+    metadata = getattr(state, "_metadata", {})
+    own = metadata.get("", {}) if isinstance(metadata, Mapping) else None
+    if not isinstance(own, Mapping):
+        raise ValueError(f"{source} has metadata that no network wrote: take the file as it was written.")
+    return read_description(own, state, source=source)
 
 
 def check_finite(tensors: Mapping[str, Any], source: str = "the state dict") -> None:

@@ -162,16 +162,19 @@ def log_odds(logits: Tensor) -> Tensor:
         logits: (B, 1, *crop), which are log-odds already, or (B, 2, *crop) of background and lesion.
 
     Raises:
-        ValueError: if there are other numbers of channels.
+        ValueError: if there are other numbers of channels, or a value is not finite, of which no mask may be made.
     """
-    if logits.shape[1] == 1:
-        return logits
-    if logits.shape[1] != 2:
+    if logits.shape[1] not in (1, 2):
         raise ValueError(
             f"logits have shape {tuple(logits.shape)}: expected one channel of log-odds, or two of background and "
             "lesion."
         )
-    return logits[:, 1:] - logits[:, :1]
+    odds = logits if logits.shape[1] == 1 else logits[:, 1:] - logits[:, :1]
+    if not odds.is_meta and not bool(odds.isfinite().all()):
+        raise ValueError(
+            "the network gives NaN or infinite values: its weights cannot be right, as after a training that diverged; take others."
+        )
+    return odds
 
 
 def plain(tensor: Tensor) -> Tensor:

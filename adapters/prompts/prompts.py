@@ -183,7 +183,11 @@ class Prompts:
     def without_padding(self) -> Prompts:
         """The same prompts without the clicks of label -1."""
         real = self.labels != PADDING
-        return self if real.all() else replace(self, points=self.points[real], labels=self.labels[real])
+        return self if real.all() else self.only(real)
+
+    def only(self, clicks: np.ndarray) -> Prompts:
+        """The same prompts with these clicks alone: (N,) bool, or their numbers."""
+        return replace(self, points=self.points[clicks], labels=self.labels[clicks])
 
     def to_world(self) -> Prompts:
         """The same prompts in world mm (RAS+); of a box, that round its moved corners.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
@@ -17,6 +18,8 @@ from monai.data.utils import to_affine_nd
 from monai.transforms import MapTransform, Randomizable
 
 from adapters.prompts import PADDING, ClickPolicy, Prompts, check_points, click_policy
+from adapters.prompts.coordinates import move_points
+from adapters.prompts.voxels import voxels_under
 from adapters.transforms.loading import source_file
 from adapters.transforms.request_options import with_meta
 
@@ -44,7 +47,9 @@ class RequestToClicksd(MapTransform):
 
     They are checked, moved by ``inv(image.affine) @ image.meta["original_affine"]`` and written as
     ``image.meta["prompts"]``: `adapters.prompts.Prompts` in voxels of the tensor (frame ``image``, order of its axes),
-    as text. The request's own entries are taken out of the data: every item of a batch has the same keys.
+    as text. ``image.meta["clicked"]`` has the centres of the stored image's voxels that the clicks lie in, in voxels of
+    the tensor: a click between two voxels belongs to one of them, which the tensor alone does not tell. The request's
+    own entries are taken out of the data: every item of a batch has the same keys.
 
     Args:
         keys: keys of the scans (MetaTensors (C, D, H, W) or (C, H, W), loaded by LoadScand).
@@ -104,7 +109,7 @@ class RequestToClicksd(MapTransform):
             )
         except ValueError as err:  # of a list of requests, which one
             raise ValueError(f"{Path(source_file(image) or key).name}: {err}") from err
-        return with_meta(image, prompts=_onto(stored, image).to_json())
+        return with_meta(image, prompts=_onto(stored, image).to_json(), clicked=json.dumps(_clicked(stored, image)))
 
     def _names(self, d: Mapping[Hashable, Any]) -> list[str]:
         """The keys under which there may be clicks of one kind."""
@@ -165,6 +170,18 @@ def _onto(stored: Prompts, image: MetaTensor) -> Prompts:
             f"image lies outside the tensor of shape {tuple(image.shape[1:])}: a crop has cut it away; crop less"
         )
     return replace(moved, points=points, boxes=boxes, shape=tuple(image.shape[1:]))
+
+
+def _clicked(stored: Prompts, image: MetaTensor) -> list[list[float]] | None:
+    """The centres of the stored image's voxels that clicks lie in, in voxels of the tensor; padding is left out.
+
+    None where the shape of the stored image is not known.
+    """
+    real = stored.without_padding()
+    if real.shape is None:
+        return None
+    centres = move_points(voxels_under(real.points, real.shape), real.affine, _affine(image, image.affine.cpu()))
+    return np.round(centres, 3).tolist()
 
 
 def _is_one_of(label: str, name: str) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import re
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from adapters.checkpoints import convert, initialise, load_adapter, load_model, load_published, load_sam
@@ -118,6 +121,41 @@ def test_bad_files(
         READERS[reader](path)
     assert "\n" not in str(raised.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ([] if make is _missing else ["file.pth"])  # no code ran
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.zeros(1).expand(10**9, 10**9), torch.empty(5, device="meta"), torch.ones(3, 3).to_sparse()]
+)
+def test_tensors_without_all_their_numbers(tensor: torch.Tensor, tmp_path: Path) -> None:
+    torch.save({"a": [{"b": tensor}]}, tmp_path / "file.pth")
+    with pytest.raises(ValueError, match=r"file\.pth holds a tensor of shape .* and \d bytes: expected dense tensors"):
+        read_checkpoint(tmp_path / "file.pth")
+
+
+def test_a_file_that_was_compressed(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(10**6)}, tmp_path / "plain.pth")
+    with ZipFile(tmp_path / "plain.pth") as plain, ZipFile(tmp_path / "file.pth", "w", ZIP_DEFLATED) as packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(ValueError, match=r"file\.pth holds compressed parts, which PyTorch does not write"):
+        read_checkpoint(tmp_path / "file.pth")
+
+
+@pytest.mark.parametrize("write", [torch.save, save_file], ids=["PyTorch", "safetensors"])
+def test_a_full_disk(write: Callable[..., Any], tmp_path: Path) -> None:
+    """A limit on the size of files stands for it."""
+    path = tmp_path / "model.pt"
+    path.write_text("old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"model\.pt' cannot be written \(.*\) and stays as it was: make room"):
+            with replacing(path, overwrite=True) as temporary:
+                write({"a": torch.zeros(2**20)}, temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+    assert path.read_text() == "old"
 
 
 @pytest.mark.parametrize(

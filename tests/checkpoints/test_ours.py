@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from small_sam import SMALL_SAM, make_sam, same, snapshot
 from torch import Tensor, nn
 
-from adapters.checkpoints import load_adapter, load_model, load_sam, save_adapter, save_model
+from adapters.checkpoints import load_adapter, load_model, load_sam, load_weights, save_adapter, save_model
 from adapters.networks import FAMILIES, Family, PromptableNetwork, SAMAdapter3D, build_sam_adapter3d
 from adapters.networks.description import METADATA_KEY, describe_network
 
@@ -229,6 +229,79 @@ def test_what_a_file_says_is_checked_before_anything_is_made(
     torch.save(state, tmp_path / "model.pt")
     with pytest.raises(ValueError, match=message):
         load_model(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "none",
+        {"": 3},
+        *(
+            {"": {METADATA_KEY: text}}
+            for text in (5, "5", "[]", "{", "{}", "[" * 100_000, '{"format_version": "two"}', '{"format_version": 1e400}')
+        ),
+        *(
+            {"": {METADATA_KEY: json.dumps({"format_version": 2, "family": "samadapter3d", "arguments": {}, **changes})}}
+            for changes in (
+                {"backbone": [], "parts": {}},
+                {"family": {}, "backbone": None, "parts": {}},
+                {"backbone": "custom", "parts": {"image_encoder": {"depth": 1}}},
+                {"backbone": None, "parts": [1]},
+                {"backbone": None, "parts": {}, "arguments": 3},
+            )
+        ),
+        {"": {"sam_adapter3d": {"format_version": 1, "sizes": 5}}},
+        {"": {"sam_adapter3d": {"format_version": 1, "sizes": {}}}},
+    ],
+    ids=lambda metadata: str(metadata)[:60],
+)
+@pytest.mark.parametrize("given", [True, False], ids=["into a network", "alone"])
+def test_metadata_of_a_stranger(tmp_path: Path, network: SAMAdapter3D, metadata: Any, given: bool) -> None:
+    state = OrderedDict(network.state_dict())
+    state._metadata = metadata  # type: ignore[attr-defined]
+    torch.save(state, tmp_path / "model.pt")
+    said = r"model\.pt (says in its metadata .*, but not in a form|has metadata that no network wrote)"
+    with pytest.raises(ValueError, match=said) as caught:
+        load_model(tmp_path / "model.pt", network if given else None)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused_by_every_reader(tmp_path: Path, network: SAMAdapter3D) -> None:
+    """Those of PyTorch's own too, by which MONAI Label and MONAI's handlers load."""
+    for number in (torch.nan, torch.inf):
+        state = copy.deepcopy(network.state_dict())
+        state["mask_decoder.fuse.weight"].view(-1)[0] = number
+        torch.save(state, tmp_path / "model.pt")
+        before = snapshot(network)
+        wrapped = nn.Sequential(network)
+        inside = {f"0.{name}": tensor for name, tensor in state.items()}
+        for load in (
+            lambda: load_model(tmp_path / "model.pt"),  # noqa: B023
+            lambda: load_weights(tmp_path / "model.pt", network),  # noqa: B023
+            lambda: network.load_state_dict(state, strict=False),  # noqa: B023
+            lambda: wrapped.load_state_dict(inside),  # noqa: B023
+        ):
+            with pytest.raises(ValueError, match=r"mask_decoder\.fuse\.weight of .* holds NaN or infinite values"):
+                load()
+        assert same(before, network.state_dict())
+
+
+def test_weights_of_a_network_that_is_not_ours(tmp_path: Path) -> None:
+    network = nn.Linear(2, 2)
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    other = nn.Linear(2, 2)
+    load_weights(tmp_path / "model.pt", other)
+    assert torch.equal(other.weight, network.weight)
+    for content, message in (
+        ({"weight": torch.full((2, 2), torch.nan), "bias": torch.zeros(2)}, "weight of .*model.pt holds NaN"),
+        ({"weight": torch.zeros(2, 2)}, "model.pt is of another network: .*Missing key"),
+        ([1], "model.pt holds a list: expected a plain state dict"),
+    ):
+        torch.save(content, tmp_path / "model.pt")
+        with pytest.raises(ValueError, match=message):
+            load_weights(tmp_path / "model.pt", other)
+    with pytest.raises(FileNotFoundError, match="the weights .*none.pt do not exist: train the bundle"):
+        load_weights(tmp_path / "none.pt", other)
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,12 @@ BAD: dict[str, tuple[Callable[[Checkpoint], Any], str]] = {
     "unexpected in head": (_with("feature", "extra", 1), r"holds the unexpected tensor feature_dict\[3\]\.extra"),
     "unexpected in decoder": (_with("decoder", "cls.0.bias", 16), r"unexpected tensor decoder_dict\.cls\.0\.bias"),
     "thirteenth block": (_with("encoder", "blocks.12.norm1.bias", 48), r"lacks tensor encoder_dict\.blocks\.12\.attn"),
+    "layer five million": (
+        _with("feature", "transformer.layers.5000000.x", 1),
+        r"feature_dict.3. of the checkpoint names number 5000000 of .*, but lacks 2: it is incomplete",
+    ),
+    "width of a million": (_with("encoder", "neck_3d.0.0.weight", 10**6, 1, 1, 1, 1), "has shape|lacks|unexpected"),
+    "name that is a number": (lambda c: _part(c, "encoder").update({3: torch.zeros(1)}), "unexpected tensor .*3"),
     "shape of a kernel": (
         _with("decoder", "cls.0.weight", 16, 64, 3, 3, 3),
         r"decoder_dict\.cls\.0\.weight of the checkpoint has shape \(16, 64, 3, 3, 3\): expected \(16, 65, 3, 3, 3\)",

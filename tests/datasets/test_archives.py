@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import gzip
 import io
 import shutil
 import tarfile
@@ -13,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 from release_files import pack
 
+from adapters.datasets import archives
 from adapters.datasets.archives import contents, is_archive, target, unpack
 
 
@@ -209,3 +212,58 @@ def test_no_archive(tmp_path: Path) -> None:
 )
 def test_names(name: str, archive: bool, kept: str) -> None:
     assert (is_archive(Path(name)), target(Path(name), Path("out"))) == (archive, Path("out") / kept)
+
+
+def header(kind: bytes, size: int, name: str = "././@Header") -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def padded(content: bytes) -> bytes:
+    return content + bytes(-len(content) % tarfile.BLOCKSIZE)
+
+
+def pax(text: str) -> bytes:
+    return header(tarfile.XHDTYPE, len(text)) + padded(text.encode())
+
+
+BIG = 2**30
+ODD_HEADERS = {
+    "pax of 1 GB": (header(tarfile.XHDTYPE, BIG), "a header has 1073741824 bytes, expected at most 1048576"),
+    "pax for all": (header(tarfile.XGLTYPE, BIG), "a header has 1073741824 bytes"),
+    "name of 1 GB": (header(tarfile.GNUTYPE_LONGNAME, BIG), "a header has 1073741824 bytes"),
+    "link of 1 GB": (header(tarfile.GNUTYPE_LONGLINK, BIG), "a header has 1073741824 bytes"),
+    "sparse": (header(tarfile.GNUTYPE_SPARSE, 0, "a"), "it holds a sparse file"),
+    "sparse in pax": (
+        pax("22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n") + header(tarfile.REGTYPE, 0, "a"),
+        "it holds a sparse file",
+    ),
+    "headers of headers": (pax("6 a=b\n") * 2000, "truncated or damaged"),
+    "members": (header(tarfile.REGTYPE, 0, "a") * 101, "it has more than 100 members"),
+    "a number of 5000 digits": (pax("1" * 5000 + " a=b\n") + header(tarfile.REGTYPE, 0, "a"), "a header cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("blocks", "said"), ODD_HEADERS.values(), ids=ODD_HEADERS)
+def test_headers_that_would_fill_the_memory(
+    blocks: bytes, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "_MOST_MEMBERS", 100)
+    archive = tmp_path / "a.tar.gz"
+    archive.write_bytes(gzip.compress(blocks + bytes(1024), 1))
+    for read in (contents, lambda path: unpack(path, tmp_path / "out")):
+        with pytest.raises(ValueError, match=rf"a\.tar\.gz' .*{said}"):
+            read(archive)
+
+
+def test_one_process_unpacks(tree: Path, tmp_path: Path) -> None:
+    archive = pack(tree, tmp_path / "Task10_Colon.tar")
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / ".Task10_Colon.partial.lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(OSError, match="another process is about to unpack Task10_Colon.tar into .*out: wait until it"):
+            unpack(archive, tmp_path / "out")
+        assert not (tmp_path / "out" / "Task10_Colon").exists()
+    unpack(archive, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["Task10_Colon"]
