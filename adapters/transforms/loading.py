@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
 import math
 from collections.abc import Hashable, Mapping, MutableMapping, Sequence
@@ -10,33 +9,32 @@ from functools import partial
 from itertools import product
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import itk
-import nibabel as nib
 import numpy as np
 import torch
 from monai.config import DtypeLike, KeysCollection
-from monai.data import ITKReader, MetaTensor, NibabelReader, PILReader
-from monai.transforms import EnsureChannelFirst, LoadImaged, MapTransform, Spacingd
-from monai.transforms.io.array import switch_endianness
-from monai.utils import ImageMetaKey, MetaKeys
+from monai.data import ITKReader, MetaTensor, PILReader
+from monai.transforms import LoadImaged, MapTransform, Spacingd
+from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 from PIL import Image
 
 from adapters.prompts import check_affine
+from adapters.transforms.scan_header import ScanHeader, check_file, scan_header
 
 logger = logging.getLogger(__name__)
 
-NIFTI = (".nii", ".nii.gz")
 # The deviation from even spacing between the slices of a series, as a part of the spacing, that is worth a warning.
 _UNEVEN = 0.01
 # What a file must be, by the number of its axes.
 _READABLE = {
     2: "a PNG or JPEG file that is not truncated",
-    3: "a NIfTI, NRRD or MHA file that is not truncated, or a folder with one DICOM series",
+    3: "a folder with one DICOM series",
 }
 _CHANNELS = (1, 3)
-_OTHER_UNITS = {1: "metres", 3: "micrometres"}  # NIfTI's codes; 2 is mm, and headers without a unit mean mm
+NIFTI_GEOMETRY = "nifti_geometry"
+"""Where in a scan's meta the geometry of its NIfTI header stands, for its masks (`adapters.transforms.nifti`)."""
 
 
 class _SeriesReader(ITKReader):
@@ -69,18 +67,6 @@ class _SeriesReader(ITKReader):
         if header.HasKey(uneven) and float(header[uneven]) > _UNEVEN * float(scan.GetSpacing()[2]):
             logger.warning("%s: the slices are unevenly spaced, by %s mm; is one missing?", name, header[uneven])
         return scan
-
-
-class _NiftiReader(NibabelReader):
-    """nibabel, with a compressed file unpacked at once (nibabel does it in many small pieces).
-
-    It keeps the name of the file that it read last, so each file has a reader of its own: threads share a loader.
-    """
-
-    def _get_array_data(self, img: Any, filename: Any) -> np.ndarray:
-        if not str(filename).lower().endswith(".gz"):
-            return cast(np.ndarray, super()._get_array_data(img, filename))
-        return np.asanyarray(type(img).from_bytes(gzip.decompress(Path(filename).read_bytes())).dataobj)
 
 
 def scan_path(value: Any) -> Path | None:
@@ -161,50 +147,74 @@ class LoadScand(LoadImaged):
                 raise ValueError(f"{key!r} is {d[key]!r}, expected the path of one scan (a file, or a folder of DICOM)")
             if not path.exists():
                 raise FileNotFoundError(f"{key!r}: there is no file or folder {str(path)!r}; check the path")
-            is_nifti = self.spatial_dims == 3 and str(path).lower().endswith(NIFTI)
-            loaded: Any
             try:
-                if is_nifti and reader is None:
-                    loaded = self._load_nifti(str(path))
-                else:
-                    loaded = self._loader(str(path), reader or self._reader)
+                header = scan_header(path) if self.spatial_dims == 3 and reader is None else check_file(path)
+                d[key] = self._by_library(path, reader) if header is None else self._by_header(path, header)
             except Exception as err:  # the libraries raise anything from EOFError to RuntimeError
-                raise ValueError(
-                    f"{key!r}: {str(path)!r} cannot be read, expected {_READABLE[self.spatial_dims]}: {_reason(err)}"
-                ) from err
-            # MONAI Label has the loader give the metadata a second time
-            d[key] = loaded[0] if isinstance(loaded, tuple) else loaded
-            if is_nifti:
-                _check_header(nib.load(path), _name(d[key], str(key)))
-            elif self.spatial_dims == 2:
-                d[key].affine = torch.eye(3, dtype=torch.float64)
-                d[key].meta[MetaKeys.ORIGINAL_AFFINE] = np.eye(3)
+                raise _unreadable(str(key), path, err, self.spatial_dims) from err
+            for note in () if header is None else header.notes:
+                logger.warning("%s: %s", path.name, note)
         return d
 
-    def _load_nifti(self, name: str) -> MetaTensor:
-        """What MONAI's loader gives, with the axes in memory as nibabel has them.
+    def _by_header(self, path: Path, header: ScanHeader) -> MetaTensor:
+        """A scan with the axes in memory as they lie in the file: orienting another order would copy it back."""
+        return _scan(torch.from_numpy(header.read(self._loader.dtype)), path, header.affine, header.shape, header.nifti)
 
-        MONAI copies the scan into the other order, and orienting it would copy it back.
-        """
-        reader = _NiftiReader()
-        array, meta = reader.get_data(reader.read(name))
-        if np.iscomplexobj(array):
-            raise ValueError("its values are complex numbers; save their magnitude")
-        values = torch.from_numpy(np.array(array, dtype=self._loader.dtype, order="K"))
-        meta = {**switch_endianness(meta, "<"), ImageMetaKey.FILENAME_OR_OBJ: name}
-        scan = EnsureChannelFirst()(MetaTensor.ensure_torch_and_prune_meta(values, meta), meta_dict=meta)
-        return cast(MetaTensor, scan)
+    def _by_library(self, path: Path, reader: Any) -> MetaTensor:
+        """A DICOM file or series, or a picture. Of what it says of itself only its geometry is taken."""
+        loaded: Any = self._loader(str(path), reader or self._reader)
+        loaded = loaded[0] if isinstance(loaded, tuple) else loaded  # MONAI Label has the loader give metadata twice
+        affine = np.eye(3) if self.spatial_dims == 2 else loaded.meta[MetaKeys.ORIGINAL_AFFINE]
+        return _scan(loaded.as_tensor(), path, affine, loaded.meta[MetaKeys.SPATIAL_SHAPE])
 
 
-def _check_header(image: Any, name: str) -> None:
-    """Refuse an affine that MONAI would put another one in the place of, and lengths that it would take for mm."""
-    check_affine(image.affine, name=f"the affine of {name}")
-    unit = _OTHER_UNITS.get(int(image.header["xyzt_units"]) % 8)
-    if unit:
-        raise ValueError(
-            f"the lengths of {name} are in {unit} by its header, expected mm: scale its affine, and set the unit "
-            "(nibabel's header.set_xyzt_units)"
-        )
+def _scan(values: torch.Tensor, path: Path, affine: Any, shape: Sequence[int], nifti: str = "") -> MetaTensor:
+    """A scan with the metadata that MONAI's transforms and our writer need. Nothing else in a file reaches them.
+
+    Args:
+        values: (C, I, J, K), or (C, I, J) in 2D.
+        path: its file or folder.
+        affine: voxels to world in mm, RAS+.
+        shape: (I, J, K), its grid as stored.
+        nifti: `adapters.transforms.scan_header.ScanHeader.nifti`.
+    """
+    meta = {
+        MetaKeys.ORIGINAL_AFFINE: np.array(affine, dtype=np.float64),
+        MetaKeys.SPATIAL_SHAPE: np.array(shape),
+        MetaKeys.SPACE: SpaceKeys.RAS,
+        ImageMetaKey.FILENAME_OR_OBJ: str(path),
+        NIFTI_GEOMETRY: nifti,
+    }
+    return MetaTensor(values, affine=torch.tensor(np.array(affine), dtype=torch.float64), meta=meta)
+
+
+def check_scan_file(path: str | PathLike, key: str = "image") -> ScanHeader | None:
+    """Look at a scan's file without reading its voxels; :class:`LoadScand` refuses the same with the same sentence.
+
+    Args:
+        path: a file or a folder.
+        key: what to call it in an error.
+
+    Returns:
+        What its header says: ``shape``, ``affine``, ``notes``. None for DICOM, files and folders.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: as :class:`LoadScand` for what its header tells: another format, a file shorter than its header
+            says, no spacing, a singular affine, lengths in another unit than mm.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{key!r}: there is no file or folder {str(path)!r}; check the path")
+    try:
+        return scan_header(path)
+    except Exception as err:
+        raise _unreadable(key, path, err) from err
+
+
+def _unreadable(key: str, path: Path, err: Exception, spatial_dims: int = 3) -> ValueError:
+    expected = f", expected {_READABLE[spatial_dims]}" if spatial_dims == 2 or path.is_dir() else ""
+    return ValueError(f"{key!r}: {str(path)!r} cannot be read{expected}: {_reason(err)}")
 
 
 def _reason(err: Exception) -> str:
