@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import tempfile
 from collections.abc import Sequence
@@ -15,18 +14,18 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import SaveImaged
-from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+from nibabel.orientations import apply_orientation
 
-from adapters.files import write_whole
 from adapters.inferers import ClickInferer
 from adapters.inferers.embeddings import Session, embeddings_of
 from adapters.prompts import Prompts, check_affine
 from adapters.sessions.bundle import bundle_network, parsed, read_bundle
 from adapters.transforms import RequestToClicksd
-from adapters.transforms.dicom_seg import write_segmentation
+from adapters.transforms.saving import write_mask
 
 __all__ = ["ClickSession"]
 
+_ROUNDING = 1e-3  # of affines
 _CERTAIN = 10.0  # log-odds of a mask to start from, as `PromptTensors` suggests
 
 
@@ -251,9 +250,8 @@ class ClickSession:
             values = ", ".join(map(str, np.unique(given)[:5]))
             raise ValueError(f"the mask holds the values {values}: expected only 0 and 1, or False and True.")
         given = given.astype(bool)
-        turn = ornt_transform(io_orientation(image.affine), io_orientation(np.asarray(image.scan.affine.cpu())))
-        turned = apply_orientation(given, turn)
-        if turned.shape != tuple(image.scan.shape[1:]):
+        turned = _turned(given, np.linalg.inv(np.asarray(image.scan.affine.cpu())) @ image.affine)
+        if turned is None or turned.shape != tuple(image.scan.shape[1:]):
             raise ValueError(
                 f"the bundle's preprocessing makes a grid of {tuple(image.scan.shape[1:])} out of {image.shape}: a "
                 "mask to start from needs a bundle that only turns the scan."
@@ -285,33 +283,27 @@ class ClickSession:
         self._states = [image.untouched]
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the mask: 1 on the lesion, 0 elsewhere, uint8, on the image's own grid with its affine.
+        """Write the mask: 1 on the lesion, 0 elsewhere, uint8, on the image's own grid with its header's geometry.
 
         Args:
-            path: ends in ``.nii.gz`` or ``.nii``; or in ``.dcm`` for a DICOM SEG of an image that is DICOM. An existing
-                file is replaced.
+            path: ends in ``.nii.gz``, ``.nii``, ``.nrrd`` or ``.mha``; or in ``.dcm`` for a DICOM SEG of an image that is
+                DICOM. An existing mask is replaced.
 
         Returns:
             The path.
 
         Raises:
             FileNotFoundError: if the folder does not exist.
-            ValueError: if there is no mask yet, or the path has another ending; for ``.dcm``, as
-                `adapters.transforms.dicom_seg.write_segmentation`.
+            ValueError: if there is no mask yet, the path has another ending, or an image lies there, such as the
+                session's own. For ``.dcm``, as `adapters.transforms.dicom_seg.write_segmentation`.
         """
         image, state = self._now
         path = Path(path)
-        if not path.name.endswith((".nii", ".nii.gz", ".dcm")):
-            raise ValueError(f"the mask's path is {str(path)!r}: expected one that ends in .nii.gz, .nii or .dcm.")
         if state.mask is None:
             raise ValueError("there is no mask to save yet: call add_click, automatic or start_from first.")
-        if path.name.endswith(".dcm"):
-            meta = image.scan.meta
-            source = (str(meta["filename_or_obj"]), str(meta.get("series", "")))
-            write_segmentation(path, self.mask, image.affine, *source, label=self._label)
-            return path
-        content = nib.Nifti1Image(self.mask.astype(np.uint8), image.affine).to_bytes()
-        write_whole(path, gzip.compress(content, mtime=0) if path.name.endswith(".gz") else content)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {str(path.parent)!r}: make it first.")
+        write_mask(path, self.mask, image.scan.meta, image.affine, self._label)
         return path
 
     def _step(self, prompts: Prompts, start: np.ndarray | None) -> np.ndarray:
@@ -344,6 +336,25 @@ def _through(transforms: Sequence[Any], data: dict[str, Any]) -> dict[str, Any]:
     for transform in transforms:
         data = transform(data)
     return data
+
+
+def _turned(mask: np.ndarray, onto: np.ndarray) -> np.ndarray | None:
+    """A mask on a grid that has the same voxels in another order; None if it has not.
+
+    Args:
+        mask: (I, J, K).
+        onto: (4, 4), voxels of the mask to voxels of the other grid.
+    """
+    order = np.rint(onto[:3, :3])
+    of = np.abs(order).argmax(axis=0)  # which axis of the grid each one of the mask becomes
+    if np.abs(onto[:3, :3] - order).max() > _ROUNDING or sorted(of) != [0, 1, 2] or np.abs(order).sum() != 3:
+        return None
+    signs = order[of, range(3)]
+    first = np.zeros(3)
+    first[of] = np.where(signs < 0, np.array(mask.shape) - 1, 0)
+    if np.abs(onto[:3, 3] - first).max() > _ROUNDING * max(mask.shape):
+        return None
+    return apply_orientation(mask, np.column_stack([of, signs]))
 
 
 def _numbers(values: Any, name: str, axes: int) -> list[float]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from adapters.prompts import Prompts
 from adapters.transforms.datalist import entry_name
-from adapters.transforms.scan_header import scan_header
+from adapters.transforms.dicom import find_volume
+from adapters.transforms.loading import check_scan_file, series_of
 
 _SHOWN = 10
 
@@ -40,7 +41,7 @@ def check_case(entry: Mapping[str, Any]) -> None:
         FileNotFoundError: the image or the label, or a file that a header names, is not there.
         ValueError: a header that cannot be read or does not fit its file, image and label of different shapes.
     """
-    image, label = (_shape(entry, key) for key in ("image", "label"))
+    image, label = _shape(entry, "image"), _shape({**entry, "series": None}, "label")
     if image is not None and label is not None and image != label:
         raise ValueError(
             f"'image' ({Path(entry['image']).name}) and 'label' ({Path(entry['label']).name}) are on different grids: "
@@ -67,13 +68,11 @@ def check_cases(entries: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _shape(entry: Mapping[str, Any], key: str) -> tuple[int, ...] | None:
-    """The shape that a scan's header states; None for DICOM, whose many headers are read when its turn comes."""
+    """The shape that a scan's headers state; None where they state no scan, which is refused when its turn comes."""
     path = Path(entry[key]).expanduser()
-    try:
-        header = scan_header(path)
-    except OSError as error:
-        raise FileNotFoundError(f"{key!r}: {str(path)!r} cannot be read: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{key!r}: {str(path)!r} cannot be read: {error}") from error
-    # what is no scan of three axes is refused with its reason when its turn comes
-    return None if header is None or header.more or len(header.shape) != 3 else header.shape
+    if not path.exists():
+        raise FileNotFoundError(f"{key!r}: there is no file or folder {str(path)!r}; check the path")
+    header = check_scan_file(path, key)
+    if header is None:
+        return find_volume(path, series_of(entry.get("series"))).shape
+    return None if header.more or len(header.shape) != 3 else header.shape
