@@ -226,6 +226,6 @@ def write_mask(path: Path, mask: np.ndarray, meta: Mapping, affine: np.ndarray, 
     """
     ending = next((each for each in (*_NIFTI, *_ITK, _SEG) if path.name.lower().endswith(each)), path.suffix)
     writer = mask_writer(ending, label)(output_dtype=np.uint8)
-    writer.set_data_array(mask.astype(np.uint8), channel_dim=None, squeeze_end_dims=False)
+    writer.set_data_array(mask.astype(np.uint8), channel_dim=None)
     writer.set_metadata({**meta, MetaKeys.AFFINE: affine}, resample=False)
     writer.write(path, verbose=False)

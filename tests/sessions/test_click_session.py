@@ -302,7 +302,7 @@ MISTAKES: dict[str, tuple[Callable[[ClickSession], Any], str]] = {
     "4D": (four_dimensions, r"shape \(4, 4, 4, 2\)"),
     "text image": (lambda s: s.set_image(np.array([["a"]]), np.eye(4)), "type <U1"),
     "affine of a file": (lambda s: s.set_image("x.nii.gz", np.eye(4)), "the file 'x.nii.gz', which has its own"),
-    "other format": (lambda s: s.save("mask.png"), "'mask.png': expected one that ends in .nii.gz or .nii"),
+    "other format": (lambda s: s.save("mask.png"), "'.png': expected one of .nii, .nii.gz, .nrrd"),
     "no such folder": (lambda s: s.save("nowhere/mask.nii"), "nowhere"),
 }
 
