@@ -2,6 +2,7 @@
 
 from adapters.label.http_errors import answer_errors
 from adapters.label.training import is_training
+from adapters.label.options import show_options
 from adapters.label.server import APP, arrange, command, find_bundles, serve
 
-__all__ = ["APP", "answer_errors", "arrange", "command", "find_bundles", "is_training", "serve"]
+__all__ = ["APP", "answer_errors", "arrange", "command", "find_bundles", "is_training", "serve", "show_options"]

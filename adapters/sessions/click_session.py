@@ -350,7 +350,7 @@ def _numbers(values: Any, name: str, axes: int) -> list[float]:
     """As many finite numbers as the image has axes; `name` begins the sentence on others."""
     try:
         numbers = [float(value) for value in values]
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         numbers = []
     if len(numbers) != axes:
         raise ValueError(f"{name}: expected three numbers (i, j, k), a voxel.")
