@@ -13,6 +13,7 @@ from pathlib import Path
 
 from adapters.bundling.folders import bundle_folder, is_installed
 from adapters.bundling.get import copy_bundle
+from adapters.files import no_weights
 
 __all__ = ["APP", "arrange", "command", "environment", "find_bundles", "serve"]
 
@@ -21,7 +22,8 @@ logger = logging.getLogger(__name__)
 APP = "monaibundle"
 """The app of MONAI Label that serves MONAI bundles."""
 
-_MONAI_LABEL = (sys.executable, "-m", "monailabel.main")
+_MONAI_LABEL = (sys.executable, "-m", "adapters.label.start")
+_LOOPBACK = ("127.0.0.1", "localhost")
 _OFF_THE_NETWORK = ("zoo_source", "ngc"), ("sam2", "false")  # else it asks the Model Zoo, and loads another network
 
 
@@ -47,7 +49,10 @@ def find_bundles(folder: str | os.PathLike | None = None, names: Sequence[str] =
         raise ValueError(f"{unknown[0]!r} is no bundle of {str(root)!r}, expected one of {', '.join(known) or 'none'}")
     bundles = []
     for bundle in (known[name] for name in (names or known)):
-        if (bundle / "models" / "model.pt").is_file():
+        weights = bundle / "models" / "model.pt"
+        if weights.is_file() and (reason := no_weights(weights)):
+            logger.warning("%s is left out: its models/model.pt %s", bundle.name, reason)
+        elif weights.is_file():
             bundles.append(bundle.resolve())
         else:
             logger.warning(
@@ -133,7 +138,9 @@ def environment(host: str = "127.0.0.1", port: int = 8000) -> dict[str, str]:
         # reading of a bundle's options has no lock
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
         # else any page in the user's browser may ask it anything; its own pages, OHIF's, need no permission
-        "MONAI_LABEL_CORS_ORIGINS": json.dumps([f"http://{host}:{port}"]),
+        "MONAI_LABEL_CORS_ORIGINS": json.dumps(
+            [f"http://{name}:{port}" for name in (_LOOPBACK if host in _LOOPBACK else (host,))]
+        ),
         **os.environ,
         # itkimage2segimage, which writes DICOM SEG, lies beside the interpreter
         "PATH": before("PATH", Path(sys.executable).parent),
@@ -184,7 +191,7 @@ def serve(
     if scoring and scoring not in listed.split(", "):
         raise ValueError(f"scoring is {scoring!r}, expected one of {listed}")
     words = command(arrange(app, served), studies, served, host=host, port=port, scoring=scoring)
-    if host not in {"127.0.0.1", "localhost", "::1"}:
+    if host not in _LOOPBACK:
         logger.warning("whoever reaches %s:%d can run code on this computer: there is no password", host, port)
     logger.info("starting http://%s:%d/ with %s", host, port, listed)
     code = subprocess.run(words, env=environment(host, port), check=False).returncode
