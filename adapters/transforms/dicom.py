@@ -197,12 +197,23 @@ class _Header:
         file: its path.
         dataset: the elements that are wanted.
         uid: the SeriesInstanceUID, empty if there is none.
+        frames: how many slices it has.
+        shape: columns and rows.
+        is_grey: whether it has one value in each pixel.
+        is_image: whether it is a picture of a patient, and not a segmentation, a dose, a structure set, a report, ...
+        is_localizer: whether it says that it only shows where slices lie.
         has_pixels: whether all that the header promises follow it; None: there are none.
     """
 
     def __init__(self, file: Path, dataset: Dataset, has_pixels: bool | None) -> None:  # noqa: FBT001
         self.file, self.dataset, self.has_pixels = file, dataset, has_pixels
         self.uid = _text(dataset, "SeriesInstanceUID")
+        self.frames = max(1, int(dataset.get("NumberOfFrames") or 1))
+        self.shape = (int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0))
+        self.is_grey = int(dataset.get("SamplesPerPixel") or 1) == 1
+        uid = _class_of(dataset)
+        self.is_image = uid.name.endswith("Image Storage") or (uid.name == uid and "Rows" in dataset)
+        self.is_localizer = "LOCALIZER" in _text(dataset, "ImageType").split("\\")
 
     @classmethod
     def read(cls, file: Path) -> _Header | None:
@@ -231,36 +242,22 @@ class _Header:
             ) from err
         return header
 
-    @property
-    def is_image(self) -> bool:
-        """Whether it is a picture of a patient, and not a segmentation, a dose, a structure set, a report, ..."""
-        uid = _class_of(self.dataset)
-        return uid.name.endswith("Image Storage") or (uid.name == uid and "Rows" in self.dataset)
-
-    @property
-    def is_localizer(self) -> bool:
-        """Whether it says that it only shows where slices lie."""
-        return "LOCALIZER" in _text(self.dataset, "ImageType").split("\\")
-
-    @property
-    def is_grey(self) -> bool:
-        """Whether it has one value in each pixel."""
-        return int(self.dataset.get("SamplesPerPixel") or 1) == 1
-
-    @property
-    def frames(self) -> int:
-        """How many slices it has."""
-        return max(1, int(self.dataset.get("NumberOfFrames") or 1))
-
     @cached_property
     def slices(self) -> list[Slice]:
         """Its frames, each with its own geometry; one without any, where the frames have none.
 
         Raises:
-            ValueError: values that are no numbers.
+            ValueError: values that are no numbers, or cannot be read.
         """
+        try:
+            return self._slices()
+        except ValueError:
+            raise
+        except Exception as err:  # pydicom unpacks sequences here, and raises anything
+            raise ValueError(f"{str(self.file)!r} cannot be read ({err}): copy it again") from err
+
+    def _slices(self) -> list[Slice]:
         ds = self.dataset
-        shape = (int(ds.get("Columns") or 0), int(ds.get("Rows") or 0))
         shared = list(ds.get("SharedFunctionalGroupsSequence") or [])[:1]
         own = list(ds.get("PerFrameFunctionalGroupsSequence") or [])
         tags = {tag: text for tag in _TELLING if (text := _text(ds, tag))}
@@ -279,7 +276,7 @@ class _Header:
                     self.file,
                     frame,
                     self.frames,
-                    shape,
+                    self.shape,
                     self._numbers(groups, "PlanePositionSequence", "ImagePositionPatient", 3),
                     self._numbers(groups, "PlaneOrientationSequence", "ImageOrientationPatient", 6),
                     spacing[::-1],
@@ -299,7 +296,7 @@ class _Header:
                 numbers = tuple(float(number) for number in np.atleast_1d(value))
                 if len(numbers) == count and all(map(math.isfinite, numbers)):
                     return numbers
-            except (TypeError, ValueError):
+            except Exception:  # pydicom converts here, and raises anything
                 value = "no number"
             raise ValueError(f"{tag} of {str(self.file)!r} is {value}, expected {count} finite numbers")
         return ()
@@ -317,7 +314,10 @@ def _item(groups: Sequence[Dataset], sequence: str) -> Dataset:
 
 def _text(dataset: Dataset, tag: str) -> str:
     """A value on one line as DICOM writes it, several joined by a backslash; empty if there is none."""
-    value = dataset.get(tag)
+    try:
+        value = dataset.get(tag)
+    except Exception:  # pydicom converts here, and raises anything
+        return ""
     several = not isinstance(value, str) and isinstance(value, Iterable)
     return " ".join(("\\".join(map(str, value)) if several else str("" if value is None else value)).split())
 
@@ -383,11 +383,12 @@ def _chosen(path: Path, headers: list[_Header], uid: str) -> list[_Header]:
 
 
 def _preferred(headers: list[_Header]) -> list[_Header]:
-    """Without localizers, images in colour and images without a place, unless all are such."""
+    """Without localizers, images in colour, and series of images without a place, unless all are such."""
+    placed = {header.uid for header in headers if header.slices[0].position}
     for is_kept in (
         lambda header: not header.is_localizer,
         lambda header: header.is_grey,
-        lambda header: bool(header.slices[0].position),
+        lambda header: header.uid in placed,
     ):
         headers = [header for header in headers if is_kept(header)] or headers
     return headers

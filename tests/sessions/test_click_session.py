@@ -198,9 +198,7 @@ def test_save_as_dicom_seg(session: ClickSession, scans: dict[str, Path], tmp_pa
         session.set_image(image, affine, series="1")
     session.set_image(scans["lps"])
     session.add_click(clicks_on(label)[0])
-    with pytest.raises(
-        ValueError, match=r"refers to the slices of a DICOM scan, and '.*lps\.nii\.gz' is none"
-    ):
+    with pytest.raises(ValueError, match=r"refers to the slices of a DICOM scan, and '.*lps\.nii\.gz' is none"):
         session.save(tmp_path / "other.dcm")
 
 

@@ -423,6 +423,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         "has slices of different PixelSpacing, 8 of 0.8 x 1.3 mm, 1 of 0.8 x 1.5 mm",
     ),
     "no positions": (_no_position, "9 of 9 slices have no ImagePositionPatient .* not known where they lie"),
+    "the last slice without a position": (
+        lambda folder: _with(folder, 8, ImagePositionPatient=None),
+        r"1 of 9 slices have no ImagePositionPatient \('IM008'\)",
+    ),
     "no orientations": (
         lambda folder: write_series(folder, ARRAY, AFFINE, ImageOrientationPatient=None),
         "9 of 9 slices have no ImageOrientationPatient",
