@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -25,8 +27,22 @@ from adapters.transforms.saving import write_mask
 
 __all__ = ["ClickSession"]
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
 _ROUNDING = 1e-3  # of affines
 _CERTAIN = 10.0  # log-odds of a mask to start from, as `PromptTensors` suggests
+
+
+def _one_at_a_time(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A method of a session that waits until the one before has ended, in whatever thread."""
+
+    @functools.wraps(method)
+    def waiting(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with args[0]._lock:  # type: ignore[attr-defined]  # the session
+            return method(*args, **kwargs)
+
+    return waiting
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,8 @@ class ClickSession:
     """Segments a lesion click by click, as ``python -m monai.bundle run`` and MONAI Label do with the same bundle.
 
     The bundle's own ``configs/inference.json`` is used: its preprocessing, inferer, postprocessing, weights and
-    precision. The image is read and preprocessed once; the embedding of a crop serves all clicks in it.
+    precision. The image is read and preprocessed once; the embedding of a crop serves all clicks in it. Threads may share
+    a session: their steps come one after the other.
 
     Args:
         bundle: name or folder of a bundle, such as ``"soft_tissue_sarcoma_ct"``.
@@ -101,9 +118,11 @@ class ClickSession:
         }
         self._label = next(iter(transforms[at].label_names), "lesion")
         self._network = bundle_network(parser)
+        self._lock = threading.RLock()
         self._image: _Image | None = None
         self._states: list[_State] = []
 
+    @_one_at_a_time
     def set_image(
         self, image: str | os.PathLike | np.ndarray | torch.Tensor, affine: Any = None, *, series: str = ""
     ) -> None:
@@ -171,6 +190,7 @@ class ClickSession:
             return np.zeros(image.shape, dtype=bool)
         return _unpacked(state.mask, image.shape)
 
+    @_one_at_a_time
     def add_click(self, voxel: Sequence[float], *, positive: bool = True) -> np.ndarray:
         """Click, and predict from all clicks that stand.
 
@@ -194,6 +214,7 @@ class ClickSession:
         point = _numbers(voxel, f"the click is {voxel!r}", state.prompts.spatial_dims)
         return self._step(state.prompts.with_click(point, int(positive)), state.start)
 
+    @_one_at_a_time
     def add_box(self, lowest: Sequence[float], highest: Sequence[float]) -> np.ndarray:
         """Draw a box round the lesion, and predict from all prompts that stand.
 
@@ -213,6 +234,7 @@ class ClickSession:
         box = [_numbers(each, f"a corner of the box is {each!r}", axes) for each in (lowest, highest)]
         return self._step(replace(state.prompts, boxes=[*state.prompts.boxes.tolist(), box]), state.start)
 
+    @_one_at_a_time
     def automatic(self) -> np.ndarray:
         """Predict without a click, in the bundle's automatic mode, which its network must have been trained for.
 
@@ -227,6 +249,7 @@ class ClickSession:
         """
         return self._step(self._now[0].untouched.prompts, None)
 
+    @_one_at_a_time
     def start_from(self, mask: Any) -> np.ndarray:
         """Start from a mask, of another program or an earlier session, instead of nothing; clicks then correct it.
 
@@ -260,6 +283,7 @@ class ClickSession:
         self._states.append(replace(image.untouched, start=np.packbits(turned), mask=np.packbits(given)))
         return self.mask
 
+    @_one_at_a_time
     def undo(self) -> np.ndarray:
         """Take the last click, start mask or automatic prediction back.
 
@@ -276,12 +300,14 @@ class ClickSession:
         embeddings_of(self._network).restore_sessions(self._states[-1].windows)
         return self.mask
 
+    @_one_at_a_time
     def reset(self) -> None:
         """Forget all clicks and masks, which cannot be undone. The image stays, and so do embeddings of its crops."""
         image, _ = self._now
         embeddings_of(self._network).restore_sessions(())
         self._states = [image.untouched]
 
+    @_one_at_a_time
     def save(self, path: str | os.PathLike) -> Path:
         """Write the mask: 1 on the lesion, 0 elsewhere, uint8, on the image's own grid with its header's geometry.
 
@@ -361,7 +387,7 @@ def _numbers(values: Any, name: str, axes: int) -> list[float]:
     """As many finite numbers as the image has axes; `name` begins the sentence on others."""
     try:
         numbers = [float(value) for value in values]
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         numbers = []
     if len(numbers) != axes:
         raise ValueError(f"{name}: expected three numbers (i, j, k), a voxel.")

@@ -113,7 +113,7 @@ class LoadScand(MapTransform):
                 raise ValueError(f"{key!r} is {d[key]!r}, expected the path of one scan (a file, or a folder of DICOM)")
             if not path.exists():
                 raise FileNotFoundError(f"{key!r}: there is no file or folder {str(path)!r}; check the path")
-            may_have_series = self.spatial_dims == 3 and reader is None and is_dicom(path)  # noqa: PLR2004
+            may_have_series = self.spatial_dims == 3 and reader is None and is_dicom(path)
             if series and not may_have_series:
                 raise ValueError(
                     f"{key!r}: series {series!r} is asked for, but {str(path)!r} is no DICOM: leave it out"
