@@ -8,8 +8,11 @@ _LONGEST = 300  # characters
 
 
 def innermost(error: BaseException) -> BaseException:
-    """The error at the bottom: MONAI wraps every one in a configuration in others, which do not say what was wrong."""
-    while error.__cause__ is not None:
+    """The error that says what was wrong: MONAI wraps each one in a configuration in RuntimeErrors, which do not.
+
+    What an error of ours was caused by is another library's, and says less, or what nobody should do.
+    """
+    while type(error) is RuntimeError and error.__cause__ is not None:
         error = error.__cause__
     return error
 

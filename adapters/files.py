@@ -35,20 +35,30 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place when the block ends, and is removed if it fails."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise OSError(error.errno, cannot_write(path, error)) from error
+        with writing(path):
+            yield temporary
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def cannot_write(path: Path, error: Exception) -> str:
-    """The sentence on a disk that is full."""
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-    return f"{str(path)!r} cannot be written ({reason}) and stays as it was: make room, or choose another folder"
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says of a full disk in one sentence what could not be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL or not error.strerror:  # another error, or said already
+            raise
+        raise disk_full(path, error) from None
+
+
+def disk_full(path: Path, error: Exception) -> OSError:
+    """The error to raise where a path could not be written for this one."""
+    reason = error.strerror if isinstance(error, OSError) else "the last bytes did not arrive"
+    said = OSError(f"{str(path)!r} cannot be written ({reason}) and stays as it was: make room, or choose another folder")
+    said.errno = error.errno if isinstance(error, OSError) else errno.ENOSPC
+    return said
 
 
 @contextmanager

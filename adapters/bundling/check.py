@@ -564,6 +564,9 @@ def _torchscript(bundle: _Bundle) -> Iterator[str]:
 def _weights(bundle: _Bundle) -> Iterator[str]:
     import torch
 
+    from adapters.checkpoints.files import read_checkpoint
+    from adapters.networks.description import check_finite
+
     files = {bundle.folder / "models" / f"{stem}.pt": config for stem, config in _WEIGHTS.items()}
     files = {path: config for path, config in files.items() if path.is_file()}
     if not files:
@@ -574,18 +577,18 @@ def _weights(bundle: _Bundle) -> Iterator[str]:
     for path, config in files.items():
         network = bundle.network(config)
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            reason = one_line(innermost(error))
-            yield f"models/{path.name} cannot be read ({reason}): write a plain state dict with torch.save"
+            state = read_checkpoint(path)
+        except ValueError as error:
+            yield f"models/{path.name} cannot be read ({one_line(str(error))}): write a plain state dict with torch.save"
             continue
         if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
             yield f"models/{path.name} is no plain state dict: write the network's state_dict() with torch.save"
             continue
         try:
+            check_finite(state)
             network.load_state_dict(state)
-        except RuntimeError as error:  # torch names the tensors
-            faults = one_line(str(error).partition(":")[2])
+        except (RuntimeError, ValueError) as error:  # torch names the tensors
+            faults = one_line(str(error).partition(":")[2] if isinstance(error, RuntimeError) else str(error))
             yield (
                 f"models/{path.name} does not fit network_def of configs/{config}.json ({faults}); make the weights "
                 "anew, or set variant and sizes of the network to theirs"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from adapters.bundling.folders import BUNDLES, find_bundle
 from adapters.bundling.package import bundle_files
+from adapters.files import writing
 
 __all__ = ["copy_bundle", "get_bundle"]
 
@@ -32,7 +33,7 @@ def copy_bundle(bundle: Path, folder: Path) -> Path:
             f"{str(copy)!r} exists already and was left as it is: use it, move it away, or choose another --output"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".get_") as beside:
+    with writing(copy), tempfile.TemporaryDirectory(dir=folder, prefix=".get_") as beside:
         for name in bundle_files(bundle):
             target = Path(beside) / bundle.name / name
             target.parent.mkdir(parents=True, exist_ok=True)

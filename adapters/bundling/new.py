@@ -14,7 +14,7 @@ from typing import Any
 
 from adapters.bundling.folders import BUNDLES, ENDING
 from adapters.bundling.template import SECTIONS, write_bundle
-from adapters.files import read_json
+from adapters.files import read_json, writing
 
 __all__ = ["bundle_name", "choose", "new_bundle"]
 
@@ -123,7 +123,7 @@ def new_bundle(
         **_from_fingerprint(measured["training"], kind),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new_") as beside:
+    with writing(bundle), tempfile.TemporaryDirectory(dir=folder, prefix=".new_") as beside:
         written = write_bundle(values, beside)
         (written / "docs" / "fingerprint.json").write_text(json.dumps(measured, indent=4) + "\n", encoding="utf-8")
         written.rename(bundle)

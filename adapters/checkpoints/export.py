@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import tempfile
 import warnings
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from adapters.checkpoints.files import replacing
 from adapters.checkpoints.ours import about
+from adapters.files import write_whole, writing
 from adapters.networks.samadapter3d.export_forms import DecoderForm, EncoderForm, example_inputs
 from adapters.prompts.tensors import PromptTensors
 
@@ -71,8 +73,9 @@ def export_network(network: nn.Module, output: str | Path, kind: Format) -> list
             warnings.simplefilter("ignore")  # PyTorch calls TorchScript deprecated; MONAI's tools still write it
             scripted = torch.jit.script(network)
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / "model.ts", overwrite=True) as temporary:
-            torch.jit.save(scripted, str(temporary), _extra_files={"network.json": json.dumps(about(network))})
+        content = io.BytesIO()  # on a full disk PyTorch's own writing of TorchScript ends the process
+        torch.jit.save(scripted, content, _extra_files={"network.json": json.dumps(about(network))})
+        write_whole(folder / "model.ts", content.getvalue())
         return [folder / "model.ts"]
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
@@ -140,7 +143,8 @@ def _onnx(network: nn.Module, forms: tuple[EncoderForm, DecoderForm], folder: Pa
     image, clicks, labels = example_inputs(network)
     number = torch.export.Dim("number", min=0)
     dynamic: dict[str, Any] = {"image": {}, "context": {}, "deepest": {}, "clicks": {1: number}, "labels": {1: number}}
-    with torch.no_grad(), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
+    kept = tempfile.TemporaryDirectory(dir=folder, prefix=".export-")
+    with writing(folder / _ENCODER), torch.no_grad(), kept as temporary:
         features = encoder(image)
         for form, inputs, names, results, shapes in (
             (encoder, (image,), ["image"], _FEATURES, None),

@@ -86,17 +86,18 @@ def read_checkpoint(path: str | Path) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # what a broken file raises depends on where it breaks
+        logger.debug("%s: %s", path, error)  # not shown as the cause: PyTorch advises to read it without its guard
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             found = [word for word in str(error).split() if word.count(".") and not word.endswith((".", ":"))]
             logger.debug("refused while reading %s: %s", path, found)
             raise ValueError(
                 f"the checkpoint {path} holds Python objects besides tensors, which could run code when they are "
                 "read: take the file from its authors, or save its state dict (tensors only) again."
-            ) from error
+            ) from None
         raise ValueError(
             f"the checkpoint {path} ({path.stat().st_size} bytes) cannot be read: it is truncated, damaged or no "
             "PyTorch file; fetch it again."
-        ) from error
+        ) from None
     for tensor in _tensors(content):
         held = tensor.untyped_storage().nbytes() if tensor.layout is torch.strided and not tensor.is_meta else 0
         if held < tensor.numel() * tensor.element_size():
@@ -206,4 +207,4 @@ def replacing(path: str | Path, *, overwrite: bool) -> Iterator[Path]:
         except (RuntimeError, SafetensorError) as error:  # what PyTorch and safetensors say of a full disk
             if not re.search(r"inline_container|PytorchStreamWriter|os error \d+", str(error)):
                 raise
-            raise OSError(files.cannot_write(path, error)) from error
+            raise files.disk_full(path, error) from None
