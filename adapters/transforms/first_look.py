@@ -8,22 +8,26 @@ from typing import Any
 
 from adapters.prompts import Prompts
 from adapters.transforms.datalist import entry_name
+from adapters.transforms.dicom import find_volume, is_dicom
+from adapters.transforms.loading import series_of
 from adapters.transforms.scan_header import scan_header
 
 _SHOWN = 10
 
 
-def check_request(entry: Mapping[str, Any]) -> None:
+def check_request(entry: Mapping[str, Any], series: str = "") -> None:
     """Look at a request: at the header of its scan, and whether its clicks and boxes lie in it.
 
     Args:
         entry: as `adapters.transforms.load_requests` gives it; points and boxes in voxels of the image as stored.
+        series: of a folder of DICOM, where the entry names none.
 
     Raises:
         FileNotFoundError: the scan, or a file that its header names, is not there.
-        ValueError: a header that cannot be read or does not fit its file, a click or a box outside the scan.
+        ValueError: a header that cannot be read or does not fit its file, DICOM that is not one regular volume, a click
+            or a box outside the scan.
     """
-    shape = _shape(entry, "image")
+    shape = _shape(entry, "image", series_of(entry.get("series"), series))
     try:
         Prompts(entry.get("points", ()), entry.get("point_labels", ()), shape=shape, boxes=entry.get("boxes", ()))
     except ValueError as error:
@@ -40,7 +44,7 @@ def check_case(entry: Mapping[str, Any]) -> None:
         FileNotFoundError: the image or the label, or a file that a header names, is not there.
         ValueError: a header that cannot be read or does not fit its file, image and label of different shapes.
     """
-    image, label = (_shape(entry, key) for key in ("image", "label"))
+    image, label = _shape(entry, "image", series_of(entry.get("series"))), _shape(entry, "label")
     if image is not None and label is not None and image != label:
         raise ValueError(
             f"'image' ({Path(entry['image']).name}) and 'label' ({Path(entry['label']).name}) are on different grids: "
@@ -66,14 +70,17 @@ def check_cases(entries: Sequence[Mapping[str, Any]]) -> None:
         raise ValueError(f"{len(found)} of the list's cases cannot be used: {told}{more}")
 
 
-def _shape(entry: Mapping[str, Any], key: str) -> tuple[int, ...] | None:
-    """The shape that a scan's header states; None for DICOM, whose many headers are read when its turn comes."""
+def _shape(entry: Mapping[str, Any], key: str, series: str = "") -> tuple[int, ...] | None:
+    """The shape that a scan's header states, or those of a DICOM series."""
     path = Path(entry[key]).expanduser()
     try:
         header = scan_header(path)
+        if header is None and is_dicom(path):
+            return find_volume(path, series).shape
     except OSError as error:
         raise FileNotFoundError(f"{key!r}: {str(path)!r} cannot be read: {error}") from error
     except ValueError as error:
-        raise ValueError(f"{key!r}: {str(path)!r} cannot be read: {error}") from error
+        told = str(error) if str(path) in str(error) else f"{str(path)!r} cannot be read: {error}"
+        raise ValueError(f"{key!r}: {told}") from error
     # what is no scan of three axes is refused with its reason when its turn comes
     return None if header is None or header.more or len(header.shape) != 3 else header.shape
