@@ -5,15 +5,21 @@ from __future__ import annotations
 __all__ = ["innermost", "one_line", "sentence"]
 
 _LONGEST = 300  # characters
+_TRACEBACK = "Traceback (most recent call last):"
+_MISTAKES = {kind.__name__: kind for kind in (ValueError, OSError, FileNotFoundError, PermissionError)}
 
 
 def innermost(error: BaseException) -> BaseException:
     """The error that says what was wrong: MONAI wraps each one in a configuration in RuntimeErrors, which do not.
 
-    What an error of ours was caused by is another library's, and says less, or what nobody should do.
+    What an error of ours was caused by is another library's, and says less, or what nobody should do. Of an error in a
+    writer MONAI's SaveImage has nothing but the text, which ends with what Python prints of it.
     """
     while type(error) is RuntimeError and error.__cause__ is not None:
         error = error.__cause__
+    kind, _, said = str(error).rstrip().rpartition("\n")[2].partition(": ")
+    if type(error) is RuntimeError and _TRACEBACK in str(error) and kind in _MISTAKES:
+        return _MISTAKES[kind](said)
     return error
 
 

@@ -60,9 +60,12 @@ _WANTED = [
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 ]
-_SAME_DIRECTION = 1e-3  # of the cosines of two slices: a quarter of a millimetre at the edge of a CT
+_SAME_DIRECTION = 2e-3  # of the cosines of two slices: half a millimetre at the edge of a CT
 _UNDEFINED = 0xFFFFFFFF  # the length of compressed pixels, which end with an item of their own
 _END_OF_SEQUENCE = 0xE0DD
+_SMALL = 2**26  # bytes that a file may have, or promise, in any case
+_RATIO = 1000  # what is compressed promises at most so many times its size
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
 
 
 @dataclass(frozen=True)
@@ -178,16 +181,22 @@ def find_volume(path: str | PathLike, series: str = "") -> DicomVolume:
 
 def _files(folder: Path) -> Iterator[Path]:
     """All files below a folder but hidden ones and the directory of a CD."""
-    for path in sorted(folder.rglob("*")):
-        if path.name.startswith(".") or path.name.upper() == "DICOMDIR":
-            continue
-        if path.is_symlink() and not path.exists():
-            raise ValueError(
-                f"{str(folder)!r}: the link {str(path.relative_to(folder))!r} leads to no file, so a slice may be "
-                "missing: bring the file back, or take the link away"
-            )
-        if path.is_file():
-            yield path
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(f"the folder {error.filename!r} cannot be read ({error.strerror}), so slices may be missing")
+
+    for where, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in (Path(where, name) for name in sorted(names)):
+            if path.name.startswith(".") or path.name.upper() == "DICOMDIR":
+                continue
+            if path.is_symlink() and not path.exists():
+                raise ValueError(
+                    f"the link {str(path)!r} leads to no file, so a slice may be missing: bring the file back, or take "
+                    "the link away"
+                )
+            if path.is_file():
+                yield path
 
 
 class _Header:
@@ -230,6 +239,8 @@ class _Header:
                     if file.name.lower().endswith(_ENDINGS) or not (head.strip(b"\0") or file.suffix):
                         raise ValueError("it does not begin as DICOM files do" if head else "it is empty")
                     return None
+                if _DEFLATED in opened.read(1000) and os.fstat(opened.fileno()).st_size > 2**20:
+                    raise ValueError("it is deflated as a whole, and large: save it in another transfer syntax")
                 opened.seek(0)
                 dataset = pydicom.dcmread(opened, stop_before_pixels=True, specific_tags=_WANTED, force=not is_marked)
                 header = cls(file, dataset, _has_all_pixels(opened, dataset))
@@ -328,17 +339,19 @@ def _has_all_pixels(file: BinaryIO, dataset: Dataset) -> bool | None:
     ITK says nothing of compressed ones that are cut off, and takes the memory for what a few bytes promise.
     """
     syntax = UID(dataset.file_meta.get("TransferSyntaxUID") or ImplicitVRLittleEndian)
+    counts = (int(dataset.get(tag) or 1) for tag in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames"))
+    promised = math.prod(counts) * int(dataset.get("BitsAllocated") or 1) // 8
+    size = os.fstat(file.fileno()).st_size
     if syntax.is_deflated:  # the file has been read to its end
-        return True
+        return promised <= max(_SMALL, _RATIO * size)
     order = "<" if syntax.is_little_endian else ">"
     head = file.read(8)
     if head[:4] != struct.pack(order + "HH", 0x7FE0, 0x0010):
         return None
     length = file.read(4) if head[4:6] in (b"OB", b"OW", b"UN") else head[4:]  # or it has no type
     (stored,) = struct.unpack(order + "I", length.ljust(4, b"\0"))
-    counts = (int(dataset.get(tag) or 1) for tag in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames"))
-    promised = math.prod(counts) * int(dataset.get("BitsAllocated") or 1) // 8
-    size = os.fstat(file.fileno()).st_size
+    if size > 2 * promised + _SMALL:  # ITK reads all of it into memory
+        raise ValueError(f"it has {size / 2**20:.0f} MB, and its image {promised / 2**20:.0f}")
     if stored != _UNDEFINED:
         return min(stored, size - file.tell()) >= promised
     while file.tell() < size:
@@ -349,7 +362,7 @@ def _has_all_pixels(file: BinaryIO, dataset: Dataset) -> bool | None:
         if element == _END_OF_SEQUENCE:
             break
         file.seek(stored, os.SEEK_CUR)
-    return file.tell() <= size and promised <= max(2**26, 1000 * size)
+    return file.tell() <= size and promised <= max(_SMALL, _RATIO * size)
 
 
 # --- which slices
@@ -445,7 +458,7 @@ def _grid(name: str, slices: list[Slice], uid: str) -> tuple[list[Slice], np.nda
     in_order = sorted(slices, key=lambda each: float(np.dot(each.position, normal)))
     heights = np.array([np.dot(each.position, normal) for each in in_order])
     gaps = np.diff(heights)
-    apart = gaps[gaps > 0.01]
+    apart = gaps[gaps > max(0.1 * gaps.mean(), 1e-3)] if len(gaps) else gaps  # not those between two at one place
     step = float(np.median(apart)) if len(apart) else 0.0
     if not step:
         several = "has one slice" if len(slices) == 1 else f"has {len(slices)} slices, all at one place"

@@ -14,17 +14,19 @@ from adapters.transforms.loading import check_scan_file, series_of
 _SHOWN = 10
 
 
-def check_request(entry: Mapping[str, Any]) -> None:
+def check_request(entry: Mapping[str, Any], series: str = "") -> None:
     """Look at a request: at the header of its scan, and whether its clicks and boxes lie in it.
 
     Args:
         entry: as `adapters.transforms.load_requests` gives it; points and boxes in voxels of the image as stored.
+        series: of a folder of DICOM, where the entry names none.
 
     Raises:
         FileNotFoundError: the scan, or a file that its header names, is not there.
-        ValueError: a header that cannot be read or does not fit its file, a click or a box outside the scan.
+        ValueError: a header that cannot be read or does not fit its file, DICOM that is not one regular volume, a click
+            or a box outside the scan.
     """
-    shape = _shape(entry, "image")
+    shape = _shape(entry, "image", series_of(entry.get("series"), series))
     try:
         Prompts(entry.get("points", ()), entry.get("point_labels", ()), shape=shape, boxes=entry.get("boxes", ()))
     except ValueError as error:
@@ -74,5 +76,8 @@ def _shape(entry: Mapping[str, Any], key: str) -> tuple[int, ...] | None:
         raise FileNotFoundError(f"{key!r}: there is no file or folder {str(path)!r}; check the path")
     header = check_scan_file(path, key)
     if header is None:
-        return find_volume(path, series_of(entry.get("series"))).shape
+        try:
+            return find_volume(path, series_of(entry.get("series"))).shape
+        except ValueError as error:
+            raise ValueError(f"{key!r}: {error}") from error
     return None if header.more or len(header.shape) != 3 else header.shape

@@ -282,7 +282,9 @@ def test_names_that_users_and_monai_call(task: str) -> None:
     assert sorted(set(handlers) - set(quiet)) == ["LrScheduleHandler", "Resume", "StopEarly", "ValidationWithEnd"]
     request = next(v for v in walk(config_of(task, "inference")) if isinstance(v, dict) and "label_names" in v)
     pred = config_of(task, "metadata")["network_data_format"]["outputs"]["pred"]
-    assert request["label_names"] == pred["channel_def"]["1"]
+    assert request["label_names"] == "@label_name"
+    for name in ("inference", "inference_auto"):
+        assert config_of(task, name)["label_name"] == pred["channel_def"]["1"]
     assert train["network_def"]["image_encoder"].pop("recompute") == "@recompute"
     auto = config_of(task, "train_auto")
     assert auto["network_def"]["image_encoder"].pop("recompute") == "@recompute"

@@ -19,6 +19,7 @@ from pydicom.sr.codedict import codes
 from scan_files import write_nifti
 from test_dicom import AFFINE, ARRAY, READ, SHAPE, write_two_phases_in_frames
 
+from adapters.error_text import sentence
 from adapters.transforms import LoadScand, mask_name, mask_writer
 from adapters.transforms.dicom import DicomVolume, find_volume
 from adapters.transforms.dicom_seg import write_segmentation
@@ -134,6 +135,17 @@ def test_what_is_refused(tmp_path: Path) -> None:
     refused(folder, r"IM002' has no FrameOfReferenceUID, which a DICOM SEG refers to: write the mask as \.nii\.gz")
     folder = write_series(tmp_path / "same", ARRAY, AFFINE, SOPInstanceUID="1.2.3")
     refused(folder, "have no SOPInstanceUIDs of their own, by which a DICOM SEG refers to them")
+
+
+def test_a_bundle_says_why_it_writes_none(tmp_path: Path) -> None:
+    """MONAI puts the sentence behind one of its own and a traceback."""
+    image = LoadScand("image")({"image": write_nifti(tmp_path / "scan.nii", ARRAY, AFFINE)})["image"]
+    writer: Any = mask_writer("dcm")
+    save = SaveImaged("pred", output_dir=tmp_path, output_ext=".dcm", writer=writer, separate_folder=False)
+    with pytest.raises(RuntimeError) as caught:
+        save({"pred": image})
+    assert sentence(caught.value).startswith("a DICOM SEG refers to the slices of a DICOM scan")
+    assert not list(tmp_path.glob("*.dcm"))
 
 
 def test_without_highdicom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

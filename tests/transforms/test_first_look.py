@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_files import SERIES, write_series
 
 from adapters.transforms import check_case, check_cases, check_request, load_datalist
 
@@ -46,6 +47,19 @@ def test_a_request_whose_scan_is_torn(tmp_path: Path) -> None:
 
 def test_padding_lies_nowhere(tmp_path: Path) -> None:
     check_request({"image": str(write(tmp_path / "s.nii")), "points": [[-9, 99, 0]], "point_labels": [-1]})
+
+
+def test_a_request_of_dicom(tmp_path: Path) -> None:
+    array, affine = np.arange(12 * 10 * 8, dtype=np.int16).reshape(12, 10, 8), np.diag([-1.0, -1, 2, 1])
+    write_series(tmp_path / "ct" / "a", array, affine)
+    write_series(tmp_path / "ct" / "b", array[:, :, :5], affine, series="1.2.3")
+    request = {"image": str(tmp_path / "ct"), "points": [[3, 3, 6]], "point_labels": [1]}
+    with pytest.raises(ValueError, match=r"^'image': '.*ct' holds 2 series that can be the scan"):
+        check_request(request)
+    check_request(request, series=SERIES)
+    check_request(request | {"series": SERIES}, series="1.2.3")
+    with pytest.raises(ValueError, match=r"ct: click 0 .*\[3.0, 3.0, 6.0\] is outside"):
+        check_request(request, series="1.2.3")
 
 
 def test_a_case(tmp_path: Path) -> None:
