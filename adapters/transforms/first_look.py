@@ -26,7 +26,7 @@ def check_request(entry: Mapping[str, Any], series: str = "") -> None:
         ValueError: a header that cannot be read or does not fit its file, DICOM that is not one regular volume, a click
             or a box outside the scan.
     """
-    shape = _shape(entry, "image", series_of(entry.get("series"), series))
+    shape = _shape({**entry, "series": series_of(entry.get("series"), series)}, "image")
     try:
         Prompts(entry.get("points", ()), entry.get("point_labels", ()), shape=shape, boxes=entry.get("boxes", ()))
     except ValueError as error:
