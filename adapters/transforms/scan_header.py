@@ -304,7 +304,7 @@ class _Unpacked(io.RawIOBase):
             try:
                 out = self._unzip.decompress(data, len(into))
             except zlib.error as err:
-                raise ValueError(_damage(err)) from err
+                raise ValueError(_damage(err, Path(self._file.name).name)) from err
             self._rest = self._unzip.unconsumed_tail
             if out:
                 into[: len(out)] = out
@@ -314,10 +314,10 @@ class _Unpacked(io.RawIOBase):
         return 0
 
 
-def _damage(err: zlib.error) -> str:
+def _damage(err: zlib.error, name: str) -> str:
     if "header" in str(err):
-        return "it is not compressed as its name or header says"
-    return "CRC check failed: it is damaged" if "check" in str(err) else "its compressed data are damaged"
+        return f"{name} is not compressed as its name or header says"
+    return f"CRC check failed: {name} is damaged" if "check" in str(err) else f"the compressed data of {name} are damaged"
 
 
 def _fill(stream: Any, part: memoryview) -> None:
