@@ -56,7 +56,9 @@ def writing(path: Path) -> Iterator[None]:
 def disk_full(path: Path, error: Exception) -> OSError:
     """The error to raise where a path could not be written for this one."""
     reason = error.strerror if isinstance(error, OSError) else "the last bytes did not arrive"
-    said = OSError(f"{str(path)!r} cannot be written ({reason}) and stays as it was: make room, or choose another folder")
+    said = OSError(
+        f"{str(path)!r} cannot be written ({reason}) and stays as it was: make room, or choose another folder"
+    )
     said.errno = error.errno if isinstance(error, OSError) else errno.ENOSPC
     return said
 
@@ -78,7 +80,9 @@ def alone(path: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
     """
     while True:
         with path.open("ab") as file:
-            lock(file, f"another process is about to {doing}: wait until it is done, or choose another folder", wait=wait)
+            lock(
+                file, f"another process is about to {doing}: wait until it is done, or choose another folder", wait=wait
+            )
             try:
                 if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
                     continue

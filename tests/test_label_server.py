@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import os
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from adapters.__main__ import main
-from adapters.label import APP, answer_errors, arrange, command, find_bundles
+from adapters.label import APP, answer_errors, arrange, command, find_bundles, is_training, show_options
 from adapters.label.server import environment
 
 
@@ -49,6 +50,23 @@ def test_bundles_that_cannot_be_served(bundles: Path, names: list[str], message:
         find_bundles(bundles / "none")
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of git LFS, not the file itself"),
+        (b"<!DOCTYPE html>\n", "is a web page that was saved in place of the file"),
+        (b"PK\x03\x04", "(4 bytes) cannot be read: it is truncated"),
+    ],
+)
+def test_weights_that_are_none_are_named(
+    content: bytes, said: str, bundles: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (bundles / "liver" / "models").mkdir()
+    (bundles / "liver" / "models" / "model.pt").write_bytes(content)
+    assert find_bundles(bundles) == [bundles / "lung"]
+    assert caplog.messages[0].startswith(f"liver is left out: its models/model.pt {said}")
+
+
 def test_links_are_those_of_the_last_start(bundles: Path, tmp_path: Path) -> None:
     app = tmp_path / "label_app" / APP
     (app / "model").mkdir(parents=True)
@@ -66,7 +84,7 @@ def test_the_stock_servers_command_line(bundles: Path) -> None:
     words = command(Path("/app"), "/ct", [bundles / "lung"], host="127.0.0.1", port=8001, scoring="lung")
     text = " ".join(words[1:])
     assert text == (
-        "-m monailabel.main start_server --app /app --studies /ct --host 127.0.0.1 --port 8001 --conf models lung "
+        "-m adapters.label.start start_server --app /app --studies /ct --host 127.0.0.1 --port 8001 --conf models lung "
         "--conf zoo_source ngc --conf sam2 false --conf epistemic_model lung"
     )
 
@@ -93,3 +111,17 @@ def test_the_server_finds_its_programs_and_the_library(monkeypatch: pytest.Monke
     assert variables["PATH"] == f"{Path(sys.executable).parent}{os.pathsep}/somewhere"
     assert Path(variables["PYTHONPATH"].split(os.pathsep)[0]) == Path(__file__).resolve().parents[1]
     assert variables["MONAI_LABEL_AUTO_UPDATE_SCORING"] == "true"
+
+
+def test_which_pages_may_use_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MONAI_LABEL_CORS_ORIGINS", raising=False)
+    own = json.loads(environment("127.0.0.1", 8001)["MONAI_LABEL_CORS_ORIGINS"])
+    assert own == ["http://127.0.0.1:8001", "http://localhost:8001"]
+    assert json.loads(environment("10.0.0.5", 80)["MONAI_LABEL_CORS_ORIGINS"]) == ["http://10.0.0.5:80"]
+    monkeypatch.setenv("MONAI_LABEL_CORS_ORIGINS", '["http://viewer.example"]')
+    assert environment()["MONAI_LABEL_CORS_ORIGINS"] == '["http://viewer.example"]'
+
+
+def test_outside_of_a_server_no_options_are_shown() -> None:
+    show_options({"threshold": 0.5})
+    assert not is_training()

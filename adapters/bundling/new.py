@@ -92,7 +92,9 @@ def new_bundle(
     path = Path(datalist).expanduser()
     base = path.parent if dataset_dir is None else Path(dataset_dir).expanduser()
     if "#" in base.resolve().as_posix():
-        raise ValueError(f"the folder {str(base.resolve())!r} has a '#', which MONAI's configurations replace: rename it")
+        raise ValueError(
+            f"the folder {str(base.resolve())!r} has a '#', which MONAI's configurations replace: rename it"
+        )
     listed = _read_list(path, base)
     kind = _modality(modality, listed.get("modality"), name)
     measured = {

@@ -57,7 +57,9 @@ def large_files(bundle: Path) -> list[dict[str, Any]]:
                     f"{path.name} cannot be read ({one_line(error)}): give a list as large_files"
                 ) from error
             if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
-                raise ValueError(f"large_files of {path.name} is {reprlib.repr(listed)}: give a list of entries with a path")
+                raise ValueError(
+                    f"large_files of {path.name} is {reprlib.repr(listed)}: give a list of entries with a path"
+                )
             return listed
     return []
 

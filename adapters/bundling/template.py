@@ -249,7 +249,7 @@ def _value(name: str, values: Mapping[str, Any], source: str) -> Any:
 def _changed(config: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration with other values under some ids; ``{{-}}`` takes an id away."""
     for name, value in changes.items():
-        *way, last = name.split("#")
+        *way, last = [name] if name in config else name.split("#")
         place: Any = config
         for step in way:
             place = place[int(step)] if isinstance(place, list) else place[step]

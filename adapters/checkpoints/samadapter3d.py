@@ -95,7 +95,9 @@ def _sections(checkpoint: Any, source: str) -> dict[str, Mapping[str, Any]]:
             "of which is used."
         )
     # a buffer that follows from the shapes; real files carry it
-    encoder = {n: t for n, t in checkpoint["encoder_dict"].items() if not re.fullmatch(r"blocks\.\d+\.attn_mask", str(n))}
+    encoder = {
+        n: t for n, t in checkpoint["encoder_dict"].items() if not re.fullmatch(r"blocks\.\d+\.attn_mask", str(n))
+    }
     return {"encoder_dict": encoder, "feature_dict[3]": heads[-1], "decoder_dict": checkpoint["decoder_dict"]}
 
 

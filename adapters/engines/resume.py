@@ -179,7 +179,9 @@ class Resume:
             return
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = ExitStack()
-        lock.enter_context(files.alone(place.with_name(f".{place.name}.lock"), f"train with the files of {place.parent}"))
+        lock.enter_context(
+            files.alone(place.with_name(f".{place.name}.lock"), f"train with the files of {place.parent}")
+        )
         self._locks[place] = lock
 
     def _check_loss(self, engine: Engine) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from pickle import UnpicklingError
 from typing import Any
 
 __all__ = ["answer_errors"]
@@ -20,8 +21,9 @@ _LIBRARY = __name__.partition(".")[0]
 def answer_errors() -> None:
     """Have MONAI Label's running server answer this library's errors; outside of a server nothing happens.
 
-    A `ValueError` becomes status 400 and a `FileNotFoundError` 404, with the message as FastAPI's ``detail``. Errors
-    that another library raises stay the server's own. Calling it again changes nothing.
+    A `ValueError` becomes status 400 and a `FileNotFoundError` 404, with the message as FastAPI's ``detail``. Weights that
+    the server cannot unpickle become 400. Other errors that another library raises stay the server's own. Calling it
+    again changes nothing.
     """
     server = sys.modules.get("monailabel.app")
     if server is None:
@@ -33,6 +35,14 @@ def answer_errors() -> None:
         layer = layer.app
     for kind in _STATUS:
         layer.add_exception_handler(kind, _answer)
+    layer.add_exception_handler(UnpicklingError, _answer_for_weights)
+
+
+async def _answer_for_weights(_: Any, __: Exception) -> Any:
+    from starlette.responses import JSONResponse
+
+    said = "the weights cannot be read: the file is truncated, damaged or no PyTorch file; choose another model_filename"
+    return JSONResponse({"detail": said}, 400)
 
 
 async def _answer(_: Any, error: Exception) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from adapters.bundling.folders import bundle_folder, is_installed
 from adapters.bundling.get import copy_bundle
+from adapters.files import no_weights
 
 __all__ = ["APP", "arrange", "command", "environment", "find_bundles", "serve"]
 
@@ -20,7 +22,8 @@ logger = logging.getLogger(__name__)
 APP = "monaibundle"
 """The app of MONAI Label that serves MONAI bundles."""
 
-_MONAI_LABEL = (sys.executable, "-m", "monailabel.main")
+_MONAI_LABEL = (sys.executable, "-m", "adapters.label.start")
+_LOOPBACK = ("127.0.0.1", "localhost")
 _OFF_THE_NETWORK = ("zoo_source", "ngc"), ("sam2", "false")  # else it asks the Model Zoo, and loads another network
 
 
@@ -46,7 +49,10 @@ def find_bundles(folder: str | os.PathLike | None = None, names: Sequence[str] =
         raise ValueError(f"{unknown[0]!r} is no bundle of {str(root)!r}, expected one of {', '.join(known) or 'none'}")
     bundles = []
     for bundle in (known[name] for name in (names or known)):
-        if (bundle / "models" / "model.pt").is_file():
+        weights = bundle / "models" / "model.pt"
+        if weights.is_file() and (reason := no_weights(weights)):
+            logger.warning("%s is left out: its models/model.pt %s", bundle.name, reason)
+        elif weights.is_file():
             bundles.append(bundle.resolve())
         else:
             logger.warning(
@@ -116,8 +122,13 @@ def command(app: Path, studies: str, bundles: Sequence[Path], *, host: str, port
     return [*words, "--port", str(port), *(word for pair in conf for word in ("--conf", *pair))]
 
 
-def environment() -> dict[str, str]:
-    """The environment variables of the server: this process' own, and what the server needs beyond them."""
+def environment(host: str = "127.0.0.1", port: int = 8000) -> dict[str, str]:
+    """The environment variables of the server: this process' own, and what the server needs beyond them.
+
+    Args:
+        host: address that the server listens on.
+        port: its port.
+    """
 
     def before(name: str, folder: Path) -> str:
         return os.pathsep.join(filter(None, [str(folder), os.environ.get(name, "")]))
@@ -126,6 +137,10 @@ def environment() -> dict[str, str]:
         # scores are made when they are asked for: on its own MONAI Label scores two scans at a time, for which its
         # reading of a bundle's options has no lock
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
+        # else any page in the user's browser may ask it anything; its own pages, OHIF's, need no permission
+        "MONAI_LABEL_CORS_ORIGINS": json.dumps(
+            [f"http://{name}:{port}" for name in (_LOOPBACK if host in _LOOPBACK else (host,))]
+        ),
         **os.environ,
         # itkimage2segimage, which writes DICOM SEG, lies beside the interpreter
         "PATH": before("PATH", Path(sys.executable).parent),
@@ -150,7 +165,8 @@ def serve(
         bundles: Folder of bundles; left out, bundles/ here, or the library's own where there is none.
         names: Which of them, with commas between; all that have weights when left out.
         app: The folder that MONAI Label's own app, its logs and links to the bundles are put into.
-        host: Address to listen on; there is no password, so others than 127.0.0.1 let anybody in.
+        host: Address to listen on. There is no password, and whoever reaches the server can run code on this computer:
+            give another one than 127.0.0.1 only where you trust all who can.
         port: Port to listen on.
         scoring: The bundle that scores scans by its uncertainty, for active learning.
 
@@ -175,8 +191,10 @@ def serve(
     if scoring and scoring not in listed.split(", "):
         raise ValueError(f"scoring is {scoring!r}, expected one of {listed}")
     words = command(arrange(app, served), studies, served, host=host, port=port, scoring=scoring)
+    if host not in _LOOPBACK:
+        logger.warning("whoever reaches %s:%d can run code on this computer: there is no password", host, port)
     logger.info("starting http://%s:%d/ with %s", host, port, listed)
-    code = subprocess.run(words, env=environment(), check=False).returncode
+    code = subprocess.run(words, env=environment(host, port), check=False).returncode
     if code:
         raise ValueError(f"the server has ended with exit code {code}: its messages above say why")
     return "the server has ended"

@@ -40,7 +40,7 @@ def check_affine(affine: Any, *, name: str = "affine", spatial_dims: int = 3) ->
     n = spatial_dims
     try:
         matrix = np.array(to_numpy(affine), dtype=np.float64)
-    except (TypeError, ValueError) as err:
+    except (OverflowError, TypeError, ValueError) as err:
         raise ValueError(
             f"{name} is {affine!r}, expected a {(n + 1, n + 1)} matrix of numbers: voxels to world in mm"
         ) from err
@@ -81,7 +81,7 @@ def check_points(
     one = f"[{', '.join(indices)}]"
     try:
         coordinates = np.array(to_numpy(points), dtype=np.float64)
-    except (TypeError, ValueError) as err:
+    except (OverflowError, TypeError, ValueError) as err:
         raise ValueError(f"{name}: points are {points!r}, expected a list of {one} numbers") from err
     if coordinates.size == 0 and coordinates.ndim <= 2 and (coordinates.ndim < 2 or coordinates.shape[0] == 0):
         coordinates = np.zeros((0, n))
@@ -94,7 +94,7 @@ def check_points(
         return coordinates, np.full(len(coordinates), ON_LESION, dtype=np.int64)
     try:
         given = np.array(to_numpy(labels), dtype=np.float64)
-    except (TypeError, ValueError) as err:
+    except (OverflowError, TypeError, ValueError) as err:
         raise ValueError(f"{name}: labels are {labels!r}, expected a list of 1, 0 or -1") from err
     if given.ndim != 1:
         raise ValueError(f"{name}: labels have shape {given.shape}, expected (N,): one label for each click")
@@ -128,7 +128,7 @@ def check_boxes(boxes: Any, *, name: str = "boxes", spatial_dims: int = 3) -> np
     expected = f"(M, 2, {spatial_dims}): the lowest and the highest voxel of each box"
     try:
         corners = np.array(to_numpy(boxes), dtype=np.float64)
-    except (TypeError, ValueError) as err:
+    except (OverflowError, TypeError, ValueError) as err:
         raise ValueError(f"{name} are {boxes!r}, expected numbers {expected}") from err
     if corners.size == 0 and len(corners.shape) <= 3:
         corners = np.zeros((0, 2, spatial_dims))

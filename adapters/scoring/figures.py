@@ -49,7 +49,9 @@ def curve_figure(summaries: Mapping[str, Mapping[str, Any]]) -> Figure:
             curves.setdefault(entry["policy"], []).append(entry)
         start = curves.pop(AUTOMATIC, [])
         if not curves:
-            axes.axhline(100 * start[0]["dice"]["mean"], color=colour, linestyle=":", label=_as_is(f"{name} (no clicks)"))
+            axes.axhline(
+                100 * start[0]["dice"]["mean"], color=colour, linestyle=":", label=_as_is(f"{name} (no clicks)")
+            )
         for policy, entries in curves.items():
             points = [*start, *entries]
             clicks = [entry["clicks"] for entry in points]

@@ -125,7 +125,9 @@ def _case_rows(path: Path, summary: Summary) -> list[dict[str, str]]:
     """The rows of cases.csv, each of a case that the summary has scores of."""
     rows = read_csv(path, ("case", "lesion_ml", "lesions"))
     needed = (summary.get("interaction") or {}).get("clicks_needed")
-    scored = [entry["dice"]["cases"].keys() for entry in summary["scores"]] + ([needed["cases"].keys()] if needed else [])
+    scored = [entry["dice"]["cases"].keys() for entry in summary["scores"]] + (
+        [needed["cases"].keys()] if needed else []
+    )
     for row in rows:
         if any(row["case"] not in names for names in scored):
             raise ValueError(f"{str(path)!r} has a case {row['case']!r} that summary.json has no scores of")

@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
-import gzip
+import functools
 import os
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import SaveImaged
-from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+from nibabel.orientations import apply_orientation
 
-from adapters.files import write_whole
 from adapters.inferers import ClickInferer
 from adapters.inferers.embeddings import Session, embeddings_of
 from adapters.prompts import Prompts, check_affine
 from adapters.sessions.bundle import bundle_network, parsed, read_bundle
 from adapters.transforms import RequestToClicksd
-from adapters.transforms.dicom_seg import write_segmentation
+from adapters.transforms.saving import write_mask
 
 __all__ = ["ClickSession"]
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_ROUNDING = 1e-3  # of affines
 _CERTAIN = 10.0  # log-odds of a mask to start from, as `PromptTensors` suggests
+
+
+def _one_at_a_time(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A method of a session that waits until the one before has ended, in whatever thread."""
+
+    @functools.wraps(method)
+    def waiting(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with args[0]._lock:  # type: ignore[attr-defined]  # the session
+            return method(*args, **kwargs)
+
+    return waiting
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,8 @@ class ClickSession:
     """Segments a lesion click by click, as ``python -m monai.bundle run`` and MONAI Label do with the same bundle.
 
     The bundle's own ``configs/inference.json`` is used: its preprocessing, inferer, postprocessing, weights and
-    precision. The image is read and preprocessed once; the embedding of a crop serves all clicks in it.
+    precision. The image is read and preprocessed once; the embedding of a crop serves all clicks in it. Threads may share
+    a session: their steps come one after the other.
 
     Args:
         bundle: name or folder of a bundle, such as ``"soft_tissue_sarcoma_ct"``.
@@ -102,9 +118,11 @@ class ClickSession:
         }
         self._label = next(iter(transforms[at].label_names), "lesion")
         self._network = bundle_network(parser)
+        self._lock = threading.RLock()
         self._image: _Image | None = None
         self._states: list[_State] = []
 
+    @_one_at_a_time
     def set_image(
         self, image: str | os.PathLike | np.ndarray | torch.Tensor, affine: Any = None, *, series: str = ""
     ) -> None:
@@ -172,6 +190,7 @@ class ClickSession:
             return np.zeros(image.shape, dtype=bool)
         return _unpacked(state.mask, image.shape)
 
+    @_one_at_a_time
     def add_click(self, voxel: Sequence[float], *, positive: bool = True) -> np.ndarray:
         """Click, and predict from all clicks that stand.
 
@@ -195,6 +214,7 @@ class ClickSession:
         point = _numbers(voxel, f"the click is {voxel!r}", state.prompts.spatial_dims)
         return self._step(state.prompts.with_click(point, int(positive)), state.start)
 
+    @_one_at_a_time
     def add_box(self, lowest: Sequence[float], highest: Sequence[float]) -> np.ndarray:
         """Draw a box round the lesion, and predict from all prompts that stand.
 
@@ -214,6 +234,7 @@ class ClickSession:
         box = [_numbers(each, f"a corner of the box is {each!r}", axes) for each in (lowest, highest)]
         return self._step(replace(state.prompts, boxes=[*state.prompts.boxes.tolist(), box]), state.start)
 
+    @_one_at_a_time
     def automatic(self) -> np.ndarray:
         """Predict without a click, in the bundle's automatic mode, which its network must have been trained for.
 
@@ -228,6 +249,7 @@ class ClickSession:
         """
         return self._step(self._now[0].untouched.prompts, None)
 
+    @_one_at_a_time
     def start_from(self, mask: Any) -> np.ndarray:
         """Start from a mask, of another program or an earlier session, instead of nothing; clicks then correct it.
 
@@ -251,9 +273,8 @@ class ClickSession:
             values = ", ".join(map(str, np.unique(given)[:5]))
             raise ValueError(f"the mask holds the values {values}: expected only 0 and 1, or False and True.")
         given = given.astype(bool)
-        turn = ornt_transform(io_orientation(image.affine), io_orientation(np.asarray(image.scan.affine.cpu())))
-        turned = apply_orientation(given, turn)
-        if turned.shape != tuple(image.scan.shape[1:]):
+        turned = _turned(given, np.linalg.inv(np.asarray(image.scan.affine.cpu())) @ image.affine)
+        if turned is None or turned.shape != tuple(image.scan.shape[1:]):
             raise ValueError(
                 f"the bundle's preprocessing makes a grid of {tuple(image.scan.shape[1:])} out of {image.shape}: a "
                 "mask to start from needs a bundle that only turns the scan."
@@ -262,6 +283,7 @@ class ClickSession:
         self._states.append(replace(image.untouched, start=np.packbits(turned), mask=np.packbits(given)))
         return self.mask
 
+    @_one_at_a_time
     def undo(self) -> np.ndarray:
         """Take the last click, start mask or automatic prediction back.
 
@@ -278,40 +300,36 @@ class ClickSession:
         embeddings_of(self._network).restore_sessions(self._states[-1].windows)
         return self.mask
 
+    @_one_at_a_time
     def reset(self) -> None:
         """Forget all clicks and masks, which cannot be undone. The image stays, and so do embeddings of its crops."""
         image, _ = self._now
         embeddings_of(self._network).restore_sessions(())
         self._states = [image.untouched]
 
+    @_one_at_a_time
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the mask: 1 on the lesion, 0 elsewhere, uint8, on the image's own grid with its affine.
+        """Write the mask: 1 on the lesion, 0 elsewhere, uint8, on the image's own grid with its header's geometry.
 
         Args:
-            path: ends in ``.nii.gz`` or ``.nii``; or in ``.dcm`` for a DICOM SEG of an image that is DICOM. An existing
-                file is replaced.
+            path: ends in ``.nii.gz``, ``.nii``, ``.nrrd`` or ``.mha``; or in ``.dcm`` for a DICOM SEG of an image that is
+                DICOM. An existing mask is replaced.
 
         Returns:
             The path.
 
         Raises:
             FileNotFoundError: if the folder does not exist.
-            ValueError: if there is no mask yet, or the path has another ending; for ``.dcm``, as
-                `adapters.transforms.dicom_seg.write_segmentation`.
+            ValueError: if there is no mask yet, the path has another ending, or an image lies there, such as the
+                session's own. For ``.dcm``, as `adapters.transforms.dicom_seg.write_segmentation`.
         """
         image, state = self._now
         path = Path(path)
-        if not path.name.endswith((".nii", ".nii.gz", ".dcm")):
-            raise ValueError(f"the mask's path is {str(path)!r}: expected one that ends in .nii.gz, .nii or .dcm.")
         if state.mask is None:
             raise ValueError("there is no mask to save yet: call add_click, automatic or start_from first.")
-        if path.name.endswith(".dcm"):
-            meta = image.scan.meta
-            source = (str(meta["filename_or_obj"]), str(meta.get("series", "")))
-            write_segmentation(path, self.mask, image.affine, *source, label=self._label)
-            return path
-        content = nib.Nifti1Image(self.mask.astype(np.uint8), image.affine).to_bytes()
-        write_whole(path, gzip.compress(content, mtime=0) if path.name.endswith(".gz") else content)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {str(path.parent)!r}: make it first.")
+        write_mask(path, self.mask, image.scan.meta, image.affine, self._label)
         return path
 
     def _step(self, prompts: Prompts, start: np.ndarray | None) -> np.ndarray:
@@ -346,11 +364,30 @@ def _through(transforms: Sequence[Any], data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
+def _turned(mask: np.ndarray, onto: np.ndarray) -> np.ndarray | None:
+    """A mask on a grid that has the same voxels in another order; None if it has not.
+
+    Args:
+        mask: (I, J, K).
+        onto: (4, 4), voxels of the mask to voxels of the other grid.
+    """
+    order = np.rint(onto[:3, :3])
+    of = np.abs(order).argmax(axis=0)  # which axis of the grid each one of the mask becomes
+    if np.abs(onto[:3, :3] - order).max() > _ROUNDING or sorted(of) != [0, 1, 2] or np.abs(order).sum() != 3:
+        return None
+    signs = order[of, range(3)]
+    first = np.zeros(3)
+    first[of] = np.where(signs < 0, np.array(mask.shape) - 1, 0)
+    if np.abs(onto[:3, 3] - first).max() > _ROUNDING * max(mask.shape):
+        return None
+    return apply_orientation(mask, np.column_stack([of, signs]))
+
+
 def _numbers(values: Any, name: str, axes: int) -> list[float]:
     """As many finite numbers as the image has axes; `name` begins the sentence on others."""
     try:
         numbers = [float(value) for value in values]
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         numbers = []
     if len(numbers) != axes:
         raise ValueError(f"{name}: expected three numbers (i, j, k), a voxel.")

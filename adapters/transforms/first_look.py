@@ -8,9 +8,8 @@ from typing import Any
 
 from adapters.prompts import Prompts
 from adapters.transforms.datalist import entry_name
-from adapters.transforms.dicom import find_volume, is_dicom
-from adapters.transforms.loading import series_of
-from adapters.transforms.scan_header import scan_header
+from adapters.transforms.dicom import find_volume
+from adapters.transforms.loading import check_scan_file, series_of
 
 _SHOWN = 10
 
@@ -24,8 +23,7 @@ def check_request(entry: Mapping[str, Any], series: str = "") -> None:
 
     Raises:
         FileNotFoundError: the scan, or a file that its header names, is not there.
-        ValueError: a header that cannot be read or does not fit its file, DICOM that is not one regular volume, a click
-            or a box outside the scan.
+        ValueError: a header that cannot be read or does not fit its file, a click or a box outside the scan.
     """
     shape = _shape(entry, "image", series_of(entry.get("series"), series))
     try:
@@ -71,16 +69,14 @@ def check_cases(entries: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _shape(entry: Mapping[str, Any], key: str, series: str = "") -> tuple[int, ...] | None:
-    """The shape that a scan's header states, or those of a DICOM series."""
+    """The shape that a scan's headers state; None where they state no scan, which is refused when its turn comes."""
     path = Path(entry[key]).expanduser()
-    try:
-        header = scan_header(path)
-        if header is None and is_dicom(path):
+    if not path.exists():
+        raise FileNotFoundError(f"{key!r}: there is no file or folder {str(path)!r}; check the path")
+    header = check_scan_file(path, key)
+    if header is None:
+        try:
             return find_volume(path, series).shape
-    except OSError as error:
-        raise FileNotFoundError(f"{key!r}: {str(path)!r} cannot be read: {error}") from error
-    except ValueError as error:
-        told = str(error) if str(path) in str(error) else f"{str(path)!r} cannot be read: {error}"
-        raise ValueError(f"{key!r}: {told}") from error
-    # what is no scan of three axes is refused with its reason when its turn comes
-    return None if header is None or header.more or len(header.shape) != 3 else header.shape
+        except ValueError as error:
+            raise ValueError(f"{key!r}: {error}") from error
+    return None if header.more or len(header.shape) != 3 else header.shape

@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-import gzip
+import logging
 import math
 from collections.abc import Hashable, Mapping, MutableMapping, Sequence
 from functools import partial
 from itertools import product
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.config import DtypeLike, KeysCollection
-from monai.data import ImageReader, ITKReader, MetaTensor, NibabelReader, PILReader
+from monai.data import ImageReader, MetaTensor, PILReader
 from monai.transforms import EnsureChannelFirst, MapTransform, Spacingd
-from monai.transforms.io.array import switch_endianness
 from monai.utils import ImageMetaKey, MetaKeys, SpaceKeys
 from PIL import Image
 
 from adapters.prompts import check_affine
 from adapters.transforms.dicom import find_volume, is_dicom
+from adapters.transforms.scan_header import ScanHeader, check_file, scan_header
 
-NIFTI = (".nii", ".nii.gz")
+logger = logging.getLogger(__name__)
+
 # What a file must be, by the number of its axes.
 _READABLE = {
     2: "a PNG or JPEG file that is not truncated",
     3: "a NIfTI, NRRD or MHA file that is not truncated, or a folder with one DICOM series",
 }
 _CHANNELS = (1, 3)
-_OTHER_UNITS = {1: "metres", 3: "micrometres"}  # NIfTI's codes; 2 is mm, and headers without a unit mean mm
-
-
-class _NiftiReader(NibabelReader):
-    """nibabel, with a compressed file unpacked at once (nibabel does it in many small pieces).
-
-    It keeps the name of the file that it read last, so each file has a reader of its own: threads share a loader.
-    """
-
-    def _get_array_data(self, img: Any, filename: Any) -> np.ndarray:
-        if not str(filename).lower().endswith(".gz"):
-            return cast(np.ndarray, super()._get_array_data(img, filename))
-        return np.asanyarray(type(img).from_bytes(gzip.decompress(Path(filename).read_bytes())).dataobj)
+NIFTI_GEOMETRY = "nifti_geometry"
+"""Where in a scan's meta the geometry of its NIfTI header stands, for its masks (`adapters.transforms.nifti`)."""
 
 
 def scan_path(value: Any) -> Path | None:
@@ -70,8 +59,9 @@ def _check_dimensions(spatial_dims: int, channels: int) -> None:
 class LoadScand(MapTransform):
     """Load scans with their affine (voxels to world mm, RAS+), or 2D pictures in pixels, channel first.
 
-    NIfTI is read by nibabel, DICOM by `adapters.transforms.dicom`, everything else (NRRD, MHA) by ITK, whose LPS affine
-    is turned into RAS+. So the same scan gives the same array (i, j, k) and affine in every format.
+    Headers are read by `adapters.transforms.scan_header` and `adapters.transforms.dicom`, which bring ITK's and DICOM's
+    LPS to RAS+. So the same scan gives the same array (i, j, k) and affine in every format. What a header leaves open,
+    or says in two ways, gives one line in the log.
 
     Pictures (PNG, JPEG and what else Pillow reads) have axes (i, j): i is x, the column from the left, and j is y, the
     row from the top. A click ``[i, j]`` is thus ``[x, y]``. Their affine is the identity (3, 3), in pixels.
@@ -109,7 +99,7 @@ class LoadScand(MapTransform):
         _check_dimensions(spatial_dims, channels)
         self.spatial_dims = spatial_dims
         self.dtype, self.series = dtype, series
-        self._reader = ITKReader() if spatial_dims == 3 else PILReader(converter=partial(_in_memory, channels=channels))
+        self._pictures = PILReader(converter=partial(_in_memory, channels=channels))
 
     def __call__(self, data: Mapping[Hashable, Any], reader: Any = None) -> dict[Hashable, Any]:
         """Load each scan; ``reader`` (a MONAI image reader) takes the place of our choice."""
@@ -123,40 +113,39 @@ class LoadScand(MapTransform):
                 raise ValueError(f"{key!r} is {d[key]!r}, expected the path of one scan (a file, or a folder of DICOM)")
             if not path.exists():
                 raise FileNotFoundError(f"{key!r}: there is no file or folder {str(path)!r}; check the path")
-            if self.spatial_dims == 3 and reader is None and is_dicom(path):
-                d[key], series = _load_dicom(path, series, self.dtype, str(key)), ""
-                continue
-            if series:
+            may_have_series = self.spatial_dims == 3 and reader is None and is_dicom(path)
+            if series and not may_have_series:
                 raise ValueError(
                     f"{key!r}: series {series!r} is asked for, but {str(path)!r} is no DICOM: leave it out"
                 )
-            is_nifti = self.spatial_dims == 3 and str(path).lower().endswith(NIFTI)
-            try:
-                d[key] = self._read(reader or (_NiftiReader() if is_nifti else self._reader), str(path))
-            except Exception as err:  # the libraries raise anything from EOFError to RuntimeError
-                raise ValueError(
-                    f"{key!r}: {str(path)!r} cannot be read, expected {_READABLE[self.spatial_dims]}: {_reason(err)}"
-                ) from err
-            if is_nifti:
-                _check_header(nib.load(path), _name(d[key], str(key)))
-            elif self.spatial_dims == 2:
-                d[key].affine = torch.eye(3, dtype=torch.float64)
-                d[key].meta[MetaKeys.ORIGINAL_AFFINE] = np.eye(3)
+            d[key] = self._read(path, reader, series, str(key))
+            series = ""
         return d
 
-    def _read(self, reader: ImageReader, name: str) -> MetaTensor:
-        """What MONAI's `LoadImage` gives, with the axes in memory as they are in the file.
+    def _read(self, path: Path, reader: ImageReader | None, series: str, key: str) -> MetaTensor:
+        if self.spatial_dims == 3 and reader is None:
+            header = check_scan_file(path, key)
+            if header is None:
+                return _load_dicom(path, series, self.dtype, key)
+            try:
+                values = torch.from_numpy(header.read(self.dtype or header.voxels.dtype.newbyteorder("=")))
+            except Exception as err:
+                raise _unreadable(key, path, err) from err
+            for note in header.notes:
+                logger.warning("%s: %s", path.name, note)
+            return _scan(values, path, header.affine, header.shape, {NIFTI_GEOMETRY: header.nifti})
+        try:
+            check_file(path)
+            return self._by_library(path, reader or self._pictures)
+        except Exception as err:  # the libraries raise anything from EOFError to RuntimeError
+            raise _unreadable(key, path, err, self.spatial_dims) from err
 
-        MONAI copies the scan into another order, and orienting it would copy it back. It also makes all of its readers,
-        of which one warns that it lacks a GPU's library.
-        """
-        array, meta = reader.get_data(reader.read(name))
-        if np.iscomplexobj(array):
-            raise ValueError("its values are complex numbers; save their magnitude")
-        values = torch.from_numpy(np.array(array, dtype=self.dtype, order="K"))
-        meta = {**switch_endianness(meta, "<"), ImageMetaKey.FILENAME_OR_OBJ: name}
-        scan = EnsureChannelFirst()(MetaTensor.ensure_torch_and_prune_meta(values, meta), meta_dict=meta)
-        return cast(MetaTensor, scan)
+    def _by_library(self, path: Path, reader: ImageReader) -> MetaTensor:
+        """A picture, or what a reader of MONAI's gives. MONAI's `LoadImage` makes all readers, of which one warns."""
+        array, meta = reader.get_data(reader.read(str(path)))
+        values = EnsureChannelFirst()(torch.from_numpy(np.array(array, dtype=self.dtype, order="K")), meta_dict=meta)
+        affine = np.eye(3) if self.spatial_dims == 2 else meta[MetaKeys.ORIGINAL_AFFINE]
+        return _scan(torch.as_tensor(values), path, affine, meta[MetaKeys.SPATIAL_SHAPE], {})
 
 
 def series_of(value: Any, default: str = "") -> str:
@@ -173,25 +162,51 @@ def _load_dicom(path: Path, series: str, dtype: DtypeLike, key: str) -> MetaTens
         values = torch.from_numpy(volume.values().astype(dtype or np.float32, copy=False))
     except ValueError as err:
         raise ValueError(f"{key!r}: {err}") from err
+    return _scan(values[None], path, volume.affine, volume.shape, {"series": volume.series})
+
+
+def _scan(values: torch.Tensor, path: Path, affine: Any, shape: Sequence[int], more: Mapping[str, str]) -> MetaTensor:
+    """A scan with the metadata that MONAI's transforms and our writer need. Nothing else in a file reaches them.
+
+    Args:
+        values: (C, I, J, K), or (C, I, J) in 2D.
+        path: its file or folder.
+        affine: voxels to world in mm, RAS+.
+        shape: (I, J, K), its grid as stored.
+        more: what its format has for masks: `NIFTI_GEOMETRY`, or the ``series`` of DICOM.
+    """
     meta = {
-        MetaKeys.ORIGINAL_AFFINE: volume.affine,
-        MetaKeys.SPATIAL_SHAPE: np.array(volume.shape),
+        MetaKeys.ORIGINAL_AFFINE: np.array(affine, dtype=np.float64),
+        MetaKeys.SPATIAL_SHAPE: np.array(shape),
         MetaKeys.SPACE: SpaceKeys.RAS,
         ImageMetaKey.FILENAME_OR_OBJ: str(path),
-        "series": volume.series,
+        **more,
     }
-    return MetaTensor(values[None], affine=torch.from_numpy(volume.affine), meta=meta)
+    return MetaTensor(values, affine=torch.tensor(np.array(affine), dtype=torch.float64), meta=meta)
 
 
-def _check_header(image: Any, name: str) -> None:
-    """Refuse an affine that MONAI would put another one in the place of, and lengths that it would take for mm."""
-    check_affine(image.affine, name=f"the affine of {name}")
-    unit = _OTHER_UNITS.get(int(image.header["xyzt_units"]) % 8)
-    if unit:
-        raise ValueError(
-            f"the lengths of {name} are in {unit} by its header, expected mm: scale its affine, and set the unit "
-            "(nibabel's header.set_xyzt_units)"
-        )
+def check_scan_file(path: Path, key: str = "image") -> ScanHeader | None:
+    """Look at a scan's file without reading its voxels; `LoadScand` refuses the same with the same sentence.
+
+    Args:
+        path: a file or a folder.
+        key: what to call it in an error.
+
+    Returns:
+        What its header says. None for DICOM, files and folders.
+
+    Raises:
+        ValueError: for what its header tells: another format, a file shorter than its header says, no spacing, a
+            singular affine, lengths in another unit than mm.
+    """
+    try:
+        return None if is_dicom(path) else scan_header(path)
+    except Exception as err:
+        raise _unreadable(key, path, err) from err
+
+
+def _unreadable(key: str, path: Path, err: Exception, spatial_dims: int = 3) -> ValueError:
+    return ValueError(f"{key!r}: {str(path)!r} cannot be read, expected {_READABLE[spatial_dims]}: {_reason(err)}")
 
 
 def _reason(err: Exception) -> str:

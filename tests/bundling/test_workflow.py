@@ -201,9 +201,7 @@ def test_text_as_an_expression(text: str) -> None:
         (["--max_epochs", "1#2"], "--max_epochs is '1#2', which monai.bundle reads as 1"),
     ],
 )
-def test_words_that_fire_changes(
-    words: list[str], message: str, moved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_words_that_fire_changes(words: list[str], message: str, moved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("__main__.__spec__", ModuleSpec("monai.bundle.__main__", None))
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     fine = ["--requests", "/a#b.json", "--network_def#image_encoder#variant", "'tiny'", "--device", "$@x#y"]

@@ -102,7 +102,11 @@ def _number(path: Path) -> None:
         (_folder, ValueError, r"the checkpoint .*file\.pth is not a file"),
         (_empty, ValueError, r"file\.pth \(0 bytes\) cannot be read: it is truncated, damaged or no PyTorch file"),
         (_text, ValueError, r"file\.pth is a web page that was saved in place of the file: download it again"),
-        (_pointer, ValueError, r"file\.pth is a pointer of git LFS, not the file itself: fetch that with `git lfs pull`"),
+        (
+            _pointer,
+            ValueError,
+            r"file\.pth is a pointer of git LFS, not the file itself: fetch that with `git lfs pull`",
+        ),
         (_half, ValueError, r"file\.pth \(\d+ bytes\) cannot be read: it is truncated"),
         (_start, ValueError, r"file\.pth \(10 bytes\) cannot be read: it is truncated"),
         (_old_format_half, ValueError, r"file\.pth \(\d+ bytes\) cannot be read: it is truncated"),

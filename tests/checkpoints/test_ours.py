@@ -238,10 +238,25 @@ def test_what_a_file_says_is_checked_before_anything_is_made(
         {"": 3},
         *(
             {"": {METADATA_KEY: text}}
-            for text in (5, "5", "[]", "{", "{}", "[" * 100_000, '{"format_version": "two"}', '{"format_version": 1e400}')
+            for text in (
+                5,
+                "5",
+                "[]",
+                "{",
+                "{}",
+                "[" * 100_000,
+                '{"format_version": "two"}',
+                '{"format_version": 1e400}',
+            )
         ),
         *(
-            {"": {METADATA_KEY: json.dumps({"format_version": 2, "family": "samadapter3d", "arguments": {}, **changes})}}
+            {
+                "": {
+                    METADATA_KEY: json.dumps(
+                        {"format_version": 2, "family": "samadapter3d", "arguments": {}, **changes}
+                    )
+                }
+            }
             for changes in (
                 {"backbone": [], "parts": {}},
                 {"family": {}, "backbone": None, "parts": {}},

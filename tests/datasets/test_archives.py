@@ -241,7 +241,10 @@ ODD_HEADERS = {
     ),
     "headers of headers": (pax("6 a=b\n") * 2000, "truncated or damaged"),
     "members": (header(tarfile.REGTYPE, 0, "a") * 101, "it has more than 100 members"),
-    "a number of 5000 digits": (pax("1" * 5000 + " a=b\n") + header(tarfile.REGTYPE, 0, "a"), "a header cannot be read"),
+    "a number of 5000 digits": (
+        pax("1" * 5000 + " a=b\n") + header(tarfile.REGTYPE, 0, "a"),
+        "a header cannot be read",
+    ),
 }
 
 
@@ -262,7 +265,9 @@ def test_one_process_unpacks(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with (tmp_path / "out" / ".Task10_Colon.partial.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(OSError, match="another process is about to unpack Task10_Colon.tar into .*out: wait until it"):
+        with pytest.raises(
+            OSError, match="another process is about to unpack Task10_Colon.tar into .*out: wait until it"
+        ):
             unpack(archive, tmp_path / "out")
         assert not (tmp_path / "out" / "Task10_Colon").exists()
     unpack(archive, tmp_path / "out")

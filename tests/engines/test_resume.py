@@ -314,7 +314,9 @@ def test_without_a_case_to_validate_on_the_last_weights_are_kept(
 def test_a_run_that_is_shorter_than_the_unfinished_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     interrupt(made(tmp_path, 9, stop_in=4))
     before = digests(tmp_path)
-    with pytest.raises(ValueError, match=r"last\.ckpt is of a longer run, after epoch 3, and this one has 2: give it mo"):
+    with pytest.raises(
+        ValueError, match=r"last\.ckpt is of a longer run, after epoch 3, and this one has 2: give it mo"
+    ):
         made(tmp_path, 2).run()
     assert digests(tmp_path) == before
     with caplog.at_level("INFO", logger="adapters"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -275,6 +276,10 @@ BAD: list[tuple[Any, int, str]] = [
     ({"foreground": [[9, 9, 9]], "threshold": "half"}, 400, "option 'threshold' is 'half', expected a number"),
     ({"foreground": [[9, 9, 9]], "threshold": 1.5}, 400, "threshold is 1.5: expected a probability"),
     ({"foreground": [[9, 9, 9]], "grow": "perhaps"}, 400, "option 'grow' is 'perhaps', expected true or false"),
+    ({"foreground": {"0": [9, 9, 9]}}, 400, "the request's 'foreground' is {'0': [9, 9, 9]}, expected a list"),
+    ({"foreground": [[10**400, 9, 9]]}, 400, "expected a list of [i, j, k] numbers"),
+    ({"foreground": [[9, 9, 9]], "reach": 10**400}, 400, "expected a number"),
+    ({"foreground": [[9, 9, 9]], "threshold": "%run"}, 400, "option 'threshold' is '%run', expected a number"),
     ({"foreground": [[9, 9, 9]], "max_crops": "2.5"}, 400, "option 'max_crops' is '2.5', expected a whole number"),
 ]
 
@@ -284,6 +289,46 @@ def test_a_mistake_is_named(server: Server, lesion: Case, params: Any, status: i
     answer = server.post(SARCOMA, lesion.name, params)
     assert answer.status_code == status
     assert message in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("option", ["threshold", "grow", "max_crops", "reach", "device", "label", "displayable_configs"])
+def test_no_value_of_a_client_is_evaluated(server: Server, lesion: Case, option: str, tmp_path: Path) -> None:
+    """Neither in its request nor in the next one."""
+    for value in (f"$open('{tmp_path}/ran', 'w')", "$import this", {"threshold": f"$open('{tmp_path}/ran', 'w')"}):
+        server.post(SARCOMA, lesion.name, {"foreground": [lesion.click], option: value})
+        assert server.post(SARCOMA, lesion.name, {"foreground": [lesion.click]}).status_code == 200
+    assert not list(tmp_path.iterdir())
+    assert "The Zen of Python" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"), [("http://evil.example", False), ("null", False), ("http://127.0.0.1", True)]
+)
+def test_which_pages_may_use_the_server(server: Server, origin: str, allowed: bool) -> None:
+    origin = f"{origin}:{server.url.rpartition(':')[2]}" if allowed else origin
+    asked = {"Origin": origin, "Access-Control-Request-Method": "PUT"}
+    for answer in (
+        requests.options(f"{server.url}/datastore/", headers=asked, timeout=60),
+        requests.get(f"{server.url}/info/", headers={"Origin": origin}, timeout=60),
+    ):
+        assert answer.headers.get("Access-Control-Allow-Origin") == (origin if allowed else None)
+
+
+def test_weights_that_cannot_be_right_do_not_serve(server: Server, lesion: Case) -> None:
+    models = server.bundle() / "models"
+    state = torch.load(models / "model.pt", weights_only=True)
+    state["mask_decoder.fuse.weight"].fill_(torch.nan)
+    torch.save(state, models / "nan.pt")
+    (models / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
+    try:
+        for name, said in (("nan", "mask_decoder.fuse.weight of .* holds NaN"), ("pointer", "the weights cannot be read")):
+            request = {"foreground": [lesion.click], "model_filename": f"{name}.pt"}
+            answer = server.post(SARCOMA, lesion.name, request)
+            assert answer.status_code == 400, answer.text
+            assert re.search(said, answer.json()["detail"])
+    finally:
+        (models / "nan.pt").unlink()
+        (models / "pointer.pt").unlink()
 
 
 def test_mistakes_that_the_server_finds(server: Server, lesion: Case, tmp_path: Path) -> None:

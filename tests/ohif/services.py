@@ -143,7 +143,7 @@ class Services:
         temporary = self.folder / "tmp"
         temporary.mkdir()
         environment = {
-            **server.environment(),
+            **server.environment("127.0.0.1", port),
             "TMPDIR": str(temporary),
             "MONAI_LABEL_DICOMWEB_CACHE_PATH": str(self.folder / "cache"),
             "MONAI_LABEL_SESSION_PATH": str(self.folder / "sessions"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -302,9 +303,29 @@ MISTAKES: dict[str, tuple[Callable[[ClickSession], Any], str]] = {
     "4D": (four_dimensions, r"shape \(4, 4, 4, 2\)"),
     "text image": (lambda s: s.set_image(np.array([["a"]]), np.eye(4)), "type <U1"),
     "affine of a file": (lambda s: s.set_image("x.nii.gz", np.eye(4)), "the file 'x.nii.gz', which has its own"),
-    "other format": (lambda s: s.save("mask.png"), "'mask.png': expected one that ends in .nii.gz or .nii"),
+    "other format": (lambda s: s.save("mask.png"), "'.png': expected one of .nii, .nii.gz, .nrrd"),
     "no such folder": (lambda s: s.save("nowhere/mask.nii"), "nowhere"),
 }
+
+
+def test_clicks_of_many_threads_all_stand(bright: ClickSession) -> None:
+    places = [(x, y, z) for x in (4, 6, 8, 10) for y in (5, 9) for z in (4, 8)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(bright.add_click, places))
+    assert sorted(map(tuple, bright.prompts.points.astype(int).tolist())) == sorted(places)
+    for _ in places:
+        bright.undo()
+    assert not bright.mask.any()
+
+
+def test_a_bundle_and_an_override_with_marks_that_monai_replaces(scans: dict[str, Path], tmp_path: Path) -> None:
+    """Their paths stay as they are."""
+    bundle = Path(shutil.copytree(BUNDLE, tmp_path / "study#3 @x" / "own_deepgrow"))
+    weights = bundle / "models" / "model.pt"
+    weights.rename(weights.with_name("best #1.pt"))
+    with pytest.raises(FileNotFoundError, match=r"the weights .*study#3 @x/own_deepgrow/models/model.pt do not exist"):
+        ClickSession(bundle, device="cpu")
+    ClickSession(bundle, device="cpu", checkpoint=str(weights.with_name("best #1.pt")))
 
 
 @pytest.mark.parametrize("name", MISTAKES)

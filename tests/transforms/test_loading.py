@@ -83,7 +83,7 @@ def test_a_compressed_file_of_other_content(array: np.ndarray, tmp_path: Path) -
         LoadScand("image")({"image": path})
 
 
-@pytest.mark.parametrize("name", ["scan.nii", "scan.nrrd", "scan.dcm", "scan.txt"])
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nrrd", "scan.txt"])
 def test_a_file_that_is_no_scan(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("hello " * 100)
     with pytest.raises(ValueError, match=rf"{name}' cannot be read, expected a NIfTI, NRRD or MHA file"):
@@ -156,7 +156,7 @@ def test_a_singular_affine(tmp_path: Path) -> None:
     image.set_sform(np.diag([1, 0, 3, 1]), code=2)
     image.set_qform(None, code=0)
     nib.save(image, tmp_path / "singular.nii")
-    with pytest.raises(ValueError, match=r"the affine of 'image' \(singular.nii\) is singular: .* repair the image's"):
+    with pytest.raises(ValueError, match=r"'image': '.*singular.nii' cannot be read.* its affine is singular"):
         LoadScand("image")({"image": str(tmp_path / "singular.nii")})
     scan = MetaTensor(torch.from_numpy(GOOD[None]), affine=torch.diag(torch.tensor([1.0, 0, 3, 1])))
     with pytest.raises(ValueError, match="the affine of 'image' is singular"):
@@ -174,7 +174,7 @@ def test_lengths_in_another_unit(unit: str, name: str, tmp_path: Path) -> None:
     image.header.set_xyzt_units(unit)
     nib.save(image, tmp_path / "scan.nii")
     with pytest.raises(
-        ValueError, match=rf"the lengths of 'image' \(scan.nii\) are in {name} by its header, expected mm"
+        ValueError, match=rf"scan.nii' cannot be read.* lengths are in {name} by its header, expected mm"
     ):
         LoadScand("image")({"image": str(tmp_path / "scan.nii")})
 

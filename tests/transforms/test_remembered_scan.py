@@ -155,19 +155,6 @@ def test_equal_voxels_with_different_headers(tmp_path: Path) -> None:
         np.testing.assert_allclose(scan.pixdim, spacing[::-1], atol=1e-5)  # oriented SPL
 
 
-def test_a_header_whose_data_are_a_list_is_not_kept(tmp_path: Path) -> None:
-    array = np.random.default_rng(0).integers(0, 100, SHAPE).astype(np.int16)
-    path = Path(write_in_two(tmp_path, "ct.mhd", array, affine_of("LPS")))
-    (tmp_path / "other.raw").write_bytes((tmp_path / "ct.raw").read_bytes()[: 2 * SHAPE[0] * SHAPE[1]])
-    names = ["other.raw"] * SHAPE[2]
-    path.write_text("\n".join([path.read_text().replace("ct.raw", "LIST").rstrip(), *names]))
-    listed = prepared()({"image": str(path)})["image"]
-    assert len(SCANS) == 0
-    assert torch.equal(listed[0, 0], listed[0, 1])  # the same slice each time, first axis from the top
-    (tmp_path / "other.raw").write_bytes((tmp_path / "ct.raw").read_bytes()[-2 * SHAPE[0] * SHAPE[1] :])
-    assert not torch.equal(prepared()({"image": str(path)})["image"].as_tensor(), listed.as_tensor())
-
-
 @pytest.mark.parametrize("form", ["text", "path", "list", "doubled", "folder"])
 def test_a_kept_scan_is_called_as_a_loaded_one(tmp_path: Path, form: str) -> None:
     """The saved mask is named after it."""

@@ -12,8 +12,9 @@ from monai.data import MetaTensor, NibabelWriter
 from monai.transforms import SaveImage
 
 from adapters.transforms import NiftiWriter, mask_name, mask_writer
+from adapters.transforms.saving import ItkWriter
 
-AFFINE = np.array([[-2.0, 0, 0, 5], [0, 0.5, -1, 6], [0, 1, 3, 7], [0, 0, 0, 1]])
+AFFINE = np.array([[-2.0, 0, 0, 5], [0, 0.5, -6, 6], [0, 1, 3, 7], [0, 0, 0, 1]])
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 2, 1), (0, 2, 3, 1)], ids=str)
@@ -62,7 +63,7 @@ def test_resampled_as_monai_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "writer"), [(".nii.gz", NiftiWriter), (".NII", NiftiWriter), (".nrrd", None), (".mha", None)]
+    ("ending", "writer"), [(".nii.gz", NiftiWriter), (".NII", NiftiWriter), (".nrrd", ItkWriter), ("mha", ItkWriter)]
 )
 def test_writer_for_an_ending(ending: str, writer: type | None) -> None:
     assert mask_writer(ending) is writer
