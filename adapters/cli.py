@@ -124,6 +124,7 @@ def prepare(
     *,
     download: bool = False,
     partial: bool = False,
+    image_header: bool = False,
     workers: int = 2,
 ) -> str:
     """Checks a public data set as it was downloaded, and writes data lists with the published folds.
@@ -135,11 +136,21 @@ def prepare(
         fold: Which published fold datalist.json holds; the published tables use 0.
         download: Fetch the archive instead; for the tasks of the Medical Segmentation Decathlon.
         partial: Go on without the cases that are missing, for a trial with a few.
+        image_header: List labels whose header is lost with their image's, as copies in the folder image_header.
         workers: How many cases to read at a time.
     """
     from adapters.datasets.prepare import prepare as run
 
-    return run(dataset, output, source, fold=fold, download=download, partial=partial, workers=workers)
+    return run(
+        dataset,
+        output,
+        source,
+        fold=fold,
+        download=download,
+        partial=partial,
+        image_header=image_header,
+        workers=workers,
+    )
 
 
 def fingerprint(

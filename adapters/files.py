@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, JSON that is read, digests, where fetched ones are kept, what a scan consists of."""
+"""Files: written whole or not at all, JSON, CSV, digests, where fetched ones are kept, what a scan consists of."""
 
 from __future__ import annotations
 

@@ -156,9 +156,9 @@ def test_json_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "huge.json").touch()
     os.truncate(tmp_path / "huge.json", 2**40)
     for name in ("none.json", "pipe.json"):
-        with pytest.raises(FileNotFoundError, match="there is no data list '.*'; its folder holds huge.json"):
+        with pytest.raises(FileNotFoundError, match=r"there is no data list '.*'; its folder holds huge.json"):
             read_json(tmp_path / name, "data list")
-    with pytest.raises(FileNotFoundError, match="there is no file '.*'; check the path"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file '.*'; check the path"):
         read_json(tmp_path)
     with pytest.raises(ValueError, match="has 1099511627776 bytes, expected JSON of at most 268435456"):
         read_json(tmp_path / "huge.json")

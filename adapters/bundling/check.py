@@ -579,7 +579,7 @@ def _weights(bundle: _Bundle) -> Iterator[str]:
         try:
             state = read_checkpoint(path)
         except ValueError as error:
-            yield f"models/{path.name} cannot be read ({one_line(str(error))}): write a plain state dict with torch.save"
+            yield f"models/{path.name} cannot be read ({one_line(str(error))}): save a plain state dict with torch.save"
             continue
         if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
             yield f"models/{path.name} is no plain state dict: write the network's state_dict() with torch.save"

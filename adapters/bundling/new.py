@@ -116,6 +116,7 @@ def new_bundle(
         "title": f"{' '.join(words).capitalize() or name} in {kind}",
         "dataset_dir": base.resolve().as_posix(),
         "label": label,
+        "other_values": [],
         "label_name": label_name,
         "modality": kind,
         "crop_size": side,

@@ -56,6 +56,7 @@ def load_task(name: str) -> dict[str, Any]:
         "folder": "bundles",
         "dataset_dir": f"/workspace/data/{values['dataset']}",
         "label": release.lesion,
+        "other_values": [value for value in release.labels if value not in (0, release.lesion)],
         "clip_low": published.low,
         "clip_high": published.high,
         "mean": published.mean,
@@ -165,9 +166,14 @@ def _derived(values: Mapping[str, Any]) -> dict[str, Any]:
     augmentation = _read(_TEMPLATE / "augmentation.json")[values["augmentation"]]
     last_fold = len(values["datalists"]) - 1
     family = _TEMPLATE / "families" / values["family"]
+    modality = _read(_TEMPLATE / "modalities.json")[values["modality"]]
+    in_hu = modality["format"] == "hounsfield"
+    window = f"({values['clip_low']}, {values['clip_high']})"
     derived = {
         **_read(family / "family.json"),
-        **_read(_TEMPLATE / "modalities.json")[values["modality"]],
+        **modality,
+        "units": {"require_hu": True} if in_hu else {},
+        "hu_check": {"hounsfield": f"${window} if @require_hu else None"} if in_hu else {},
         "augmentation": augmentation["transforms"],
         "augmentation_text": augmentation["text"],
         "automatic_crop_size": 2 * values["crop_size"],

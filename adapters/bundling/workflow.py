@@ -87,12 +87,12 @@ def check_values() -> None:
     for name, value in _values(parser.get() if parser is not None else {}):
         if isinstance(value, str) and "::" in value and "://" not in value and not value.startswith(_EVALUATED):
             raise ValueError(
-                f"{name} of the configuration is {value.replace('::', '#')!r}, and MONAI turns every '#' of a value into "
-                "'::': choose a text without '#', or a link of another name"
+                f"{name} of the configuration is {value.replace('::', '#')!r}, and MONAI turns every '#' of a value "
+                "into '::': choose a text without '#', or a link of another name"
             )
         if _PATH.fullmatch(name) and isinstance(value, (bool, int, float, tuple, set)):
             raise ValueError(
-                f"{name} of the configuration is {value!r}, expected a path: on a command line begin it with './' or '/'"
+                f"{name} of the configuration is {value!r}, expected a path: on a command line begin it with ./ or /"
             )
 
 

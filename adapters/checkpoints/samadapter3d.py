@@ -117,8 +117,8 @@ def _described(sections: Mapping[str, Mapping[str, Any]], source: str) -> dict[s
         numbers = {int(match[1]) for name in sections[section] if (match := re.match(pattern, str(name)))}
         if missing := set(range(len(numbers))) - numbers:
             raise ValueError(
-                f"{section} of {source} names number {max(numbers)} of {pattern[:-7]}*, but lacks {min(missing)}: it is "
-                "incomplete, or of another network."
+                f"{section} of {source} names number {max(numbers)} of {pattern[:-7]}*, but lacks {min(missing)}: it "
+                "is incomplete, or of another network."
             )
         return len(numbers)
 

@@ -52,7 +52,7 @@ _DAMAGED = (
 class _Header(tarfile.TarInfo):
     """A header that is not read into memory whatever its size, and of no sparse file.
 
-    tarfile reads the names and the maps that headers may hold whole, and a compressed one of some MB can have GB of them.
+    tarfile reads the names and the maps that headers may hold whole, and a compressed one of MB can have GB of them.
     """
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from adapters.files import read_json, write_whole
 from adapters.transforms import CheckScand, LoadScand, load_datalist
 from adapters.transforms.datalist import entry_name
-from adapters.transforms.loading import in_words, label_values
+from adapters.transforms.labels import in_words, label_values
 
 logger = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ from functools import partial as bound
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 
 from adapters.datasets.archives import contents, is_archive, target, unpack
@@ -18,7 +20,7 @@ from adapters.datasets.fingerprint import Case, measure, measure_all, summary, t
 from adapters.datasets.releases import RELEASES, Release, get_release
 from adapters.fetching import WebFile, fetch
 from adapters.files import alone, as_csv, read_json, write_whole
-from adapters.transforms.loading import in_words
+from adapters.transforms.labels import has_lost_header, in_words
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +40,15 @@ def prepare(
     fold: int = 0,
     download: bool = False,
     partial: bool = False,
+    image_header: bool = False,
     workers: int = 2,
 ) -> str:
     """Checks a release and writes the data lists of its published folds.
 
     ``datalist.json`` holds the fold that was asked for, ``datalist_fold0.json`` and so on all of them, in the sections
     "training", "validation" and "test". Their paths start from `output`, which is a configuration's ``dataset_dir``.
-    ``cases.csv`` holds what was found in each case. Images and labels stay as they are: nothing is repaired.
+    ``cases.csv`` holds what was found in each case. Images and labels stay as they are; with ``image_header``, copies
+    of labels are written into the folder of that name.
 
     Args:
         dataset: name of the release, one of `RELEASES`.
@@ -54,6 +58,8 @@ def prepare(
         download: fetch the archive (tasks of the Medical Segmentation Decathlon only) instead of naming a source.
         partial: go on without the cases of the folds that are missing, and say which. For a trial with a few cases:
             figures from fewer cases cannot be compared with the published ones.
+        image_header: where a label's header is lost (an identity in the place of the affine) and its voxels fit, list a
+            copy of it with the header of its image. Right if it was drawn on that image, voxel for voxel.
         workers: how many cases to read at a time; each holds a scan and its label in memory.
 
     Returns:
@@ -77,6 +83,8 @@ def prepare(
     folds, missing = _complete(release, case_files, places, partial=partial)
 
     used = sorted({case for sections in folds for section in sections.values() for case in section})
+    if image_header:
+        case_files = {**case_files, **{case: _with_image_header(case, case_files[case], folder) for case in used}}
     check = bound(measure, lesion=release.lesion, allowed=release.labels.keys())
     tasks = [bound(check, case, case_files[case]["image"], case_files[case]["label"]) for case in used]
     cases = dict(zip(used, measure_all(tasks, workers=workers, title=dataset), strict=True))
@@ -219,7 +227,7 @@ def _check_description(release: Release, case_files: Mapping[str, Files]) -> Non
     for key, kind in (("labels", dict), ("training", list)):
         if not isinstance(content.get(key, kind()), kind):
             raise ValueError(
-                f"{str(file)!r} has {key} {type(content[key]).__name__}, expected {kind.__name__}; fetch the release again"
+                f"{str(file)!r} has {key} {type(content[key]).__name__}, expected {kind.__name__}; fetch it again"
             )
     labels = {str(value) for value in content.get("labels", {})}
     if labels != {str(value) for value in release.labels}:
@@ -232,9 +240,26 @@ def _check_description(release: Release, case_files: Mapping[str, Files]) -> Non
         raise ValueError(
             f"entry {wrong[0]} of training in {str(file)!r} names no image, expected its path; fetch the release again"
         )
-    listed = Counter(Path(entry).name for entry in entries)
+    listed = Counter(Path(str(entry)).name for entry in entries)
     if twice := [name for name, times in listed.items() if times > 1]:
         raise ValueError(f"{str(file)!r} lists {_names(twice)} twice; expected each case once")
+
+
+def _with_image_header(case: str, files: Files, folder: Path) -> Files:
+    """A case's files; a label whose header is lost is replaced by a copy of it, in a folder, with its image's."""
+    try:
+        image, label = (nib.Nifti1Image.from_filename(str(files[kind])) for kind in _KINDS)
+    except (nib.filebasedimages.ImageFileError, OSError):  # said with its reason when the case is measured
+        return files
+    if image.shape != label.shape or not has_lost_header(label.affine, image.affine):
+        return files
+    copy = nib.Nifti1Image(np.asanyarray(label.dataobj), image.affine, image.header, dtype=label.get_data_dtype())
+    copy.header.set_slope_inter(1, 0)
+    path = folder / "image_header" / f"{case}.nii.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, gzip.compress(copy.to_bytes(), mtime=0))
+    logger.warning("%s: its label's header is lost; %s has its voxels and the image's header", case, path)
+    return {**files, "label": path}
 
 
 def _complete(

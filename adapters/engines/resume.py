@@ -41,8 +41,8 @@ class Resume:
     everything that the next epoch depends on to ``last_file``. Each file is written whole or not at all. The state
     before the last one is kept beside it, and taken where the last one cannot be read.
 
-    A training goes on after the last epoch of the run in the folder, if that has not finished or `max_epochs` has become
-    more. If it has finished, nothing is done, and its weights stay. To start anew has to be said. A run that was ended
+    A training goes on after the last epoch of the run in the folder, if that has not finished or `max_epochs` is more
+    now. If it has finished, nothing is done, and its weights stay. To start anew has to be said. A run that was ended
     early, after its minutes or by `StopEarly`, has finished.
 
     A loss or weights that are not finite end the training with an error, before anything is written. While one process
@@ -66,8 +66,8 @@ class Resume:
         seed: where chance starts from.
         reseeded: datasets with random transforms, and objects with a NumPy generator ``rng``; None among them is
             passed over.
-        resume: True: as above. ``"unfinished"``: start anew over a run that has finished or is longer. False: start anew
-            in any case.
+        resume: True: as above. ``"unfinished"``: start anew over a run that has finished or is longer. False: start
+            anew in any case.
 
     Raises:
         ValueError: no part is named ``model``, or `resume` is none of these; (when the run starts) the state cannot be
@@ -128,7 +128,7 @@ class Resume:
             return
         if state["finished"] and engine.state.max_epochs <= state.get("max_epochs", state["epoch"]):
             logger.warning(
-                "%s is of a run that has finished, after epoch %d: nothing is trained, and its weights stay as they are. "
+                "%s is of a run that has finished, after epoch %d: nothing is trained, and its weights stay. "
                 "More epochs (max_epochs) go on with it; another folder (ckpt_dir), or resume=False, starts anew",
                 self.last_path,
                 state["epoch"],
@@ -167,8 +167,8 @@ class Resume:
             return False
         if longer:
             raise ValueError(
-                f"{self.last_path} is of a longer run, after epoch {state['epoch']}, and this one has {epochs}: give it "
-                "more epochs (max_epochs), or another folder (ckpt_dir), or start anew (resume=False)."
+                f"{self.last_path} is of a longer run, after epoch {state['epoch']}, and this one has {epochs}: give "
+                "it more epochs (max_epochs), or another folder (ckpt_dir), or start anew (resume=False)."
             )
         return True
 
@@ -189,8 +189,8 @@ class Resume:
         for item in output if isinstance(output, list) else [output]:
             if isinstance(item, Mapping) and not math.isfinite(loss := float(item.get(CommonKeys.LOSS, 0.0))):
                 raise ValueError(
-                    f"the loss of epoch {engine.state.epoch} is {loss}, so the training has diverged and ends; the files "
-                    f"in {self.last_path.parent} are those of before. Take a lower learning_rate."
+                    f"the loss of epoch {engine.state.epoch} is {loss}, so the training has diverged and ends; the "
+                    f"files in {self.last_path.parent} are those of before. Take a lower learning_rate."
                 )
 
     def _reseed(self, engine: Engine) -> None:
@@ -268,7 +268,7 @@ class Resume:
 
 
 def _write(content: Any, path: Path, *, keep: Path | None = None) -> None:
-    """Write to the disk itself, whole or not at all. The path, and where what it was is kept, are there all the time."""
+    """Write to the disk itself, whole or not at all. The path, and where what it was is kept, always stand."""
     with replacing(path, overwrite=True) as temporary:
         with temporary.open("wb") as file:
             torch.save(content, file)

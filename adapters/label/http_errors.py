@@ -21,9 +21,9 @@ _LIBRARY = __name__.partition(".")[0]
 def answer_errors() -> None:
     """Have MONAI Label's running server answer this library's errors; outside of a server nothing happens.
 
-    A `ValueError` becomes status 400 and a `FileNotFoundError` 404, with the message as FastAPI's ``detail``. Weights that
-    the server cannot unpickle become 400. Other errors that another library raises stay the server's own. Calling it
-    again changes nothing.
+    A `ValueError` becomes status 400 and a `FileNotFoundError` 404, with the message as FastAPI's ``detail``. Weights
+    that the server cannot unpickle become 400. Other errors of other libraries stay the server's own. Calling it again
+    changes nothing.
     """
     server = sys.modules.get("monailabel.app")
     if server is None:
@@ -41,7 +41,9 @@ def answer_errors() -> None:
 async def _answer_for_weights(_: Any, __: Exception) -> Any:
     from starlette.responses import JSONResponse
 
-    said = "the weights cannot be read: the file is truncated, damaged or no PyTorch file; choose another model_filename"
+    said = (
+        "the weights cannot be read: the file is truncated, damaged or none of PyTorch; choose another model_filename"
+    )
     return JSONResponse({"detail": said}, 400)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Mapping
@@ -15,9 +16,9 @@ _TASK = "monailabel.tasks.infer.bundle"
 def show_options(options: Mapping[str, Any]) -> None:
     """Has MONAI Label's server, which is reading the bundle, show these options to its clients.
 
-    In place of its ``displayable_configs``: it writes what a client sends for them into the bundle's configuration, where
-    text that begins with ``$`` is evaluated. Here they stay in the request, and `adapters.transforms.RequestOptionsd`
-    reads them. Outside of a server nothing happens.
+    In place of its ``displayable_configs``: it writes what a client sends for them into the bundle's configuration,
+    where text that begins with ``$`` is evaluated. Here they stay in the request, which
+    `adapters.transforms.RequestOptionsd` reads. Outside of a server nothing happens.
 
     Args:
         options: names and defaults.
@@ -29,6 +30,10 @@ def show_options(options: Mapping[str, Any]) -> None:
     while frame is not None:
         task = frame.f_locals.get("self")
         if isinstance(task, kind):
-            task.config = lambda: {**kind.config(task), **options}
+            task.config = functools.partial(_shown, task, kind, options)
             return
         frame = frame.f_back
+
+
+def _shown(task: Any, kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {**kind.config(task), **options}  # type: ignore[attr-defined]  # MONAI Label's

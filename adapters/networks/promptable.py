@@ -172,7 +172,8 @@ def log_odds(logits: Tensor) -> Tensor:
     odds = logits if logits.shape[1] == 1 else logits[:, 1:] - logits[:, :1]
     if not odds.is_meta and not bool(odds.isfinite().all()):
         raise ValueError(
-            "the network gives NaN or infinite values: its weights cannot be right, as after a training that diverged; take others."
+            "the network gives NaN or infinite values: its weights cannot be right, as after a training that diverged; "
+            "take others."
         )
     return odds
 

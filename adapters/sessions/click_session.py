@@ -73,8 +73,8 @@ class ClickSession:
     """Segments a lesion click by click, as ``python -m monai.bundle run`` and MONAI Label do with the same bundle.
 
     The bundle's own ``configs/inference.json`` is used: its preprocessing, inferer, postprocessing, weights and
-    precision. The image is read and preprocessed once; the embedding of a crop serves all clicks in it. Threads may share
-    a session: their steps come one after the other.
+    precision. The image is read and preprocessed once; the embedding of a crop serves all clicks in it. Threads may
+    share a session: their steps come one after the other.
 
     Args:
         bundle: name or folder of a bundle, such as ``"soft_tissue_sarcoma_ct"``.
@@ -312,8 +312,8 @@ class ClickSession:
         """Write the mask: 1 on the lesion, 0 elsewhere, uint8, on the image's own grid with its header's geometry.
 
         Args:
-            path: ends in ``.nii.gz``, ``.nii``, ``.nrrd`` or ``.mha``; or in ``.dcm`` for a DICOM SEG of an image that is
-                DICOM. An existing mask is replaced.
+            path: ends in ``.nii.gz``, ``.nii``, ``.nrrd`` or ``.mha``; or in ``.dcm`` for a DICOM SEG of an image that
+                is DICOM. An existing mask is replaced.
 
         Returns:
             The path.

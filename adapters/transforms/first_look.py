@@ -23,9 +23,10 @@ def check_request(entry: Mapping[str, Any], series: str = "") -> None:
 
     Raises:
         FileNotFoundError: the scan, or a file that its header names, is not there.
-        ValueError: a header that cannot be read or does not fit its file, a click or a box outside the scan.
+        ValueError: a header that cannot be read or does not fit its file, DICOM that is not one regular volume, a click
+            or a box outside the scan.
     """
-    shape = _shape(entry, "image", series_of(entry.get("series"), series))
+    shape = _shape({**entry, "series": series_of(entry.get("series"), series)}, "image")
     try:
         Prompts(entry.get("points", ()), entry.get("point_labels", ()), shape=shape, boxes=entry.get("boxes", ()))
     except ValueError as error:
@@ -42,7 +43,7 @@ def check_case(entry: Mapping[str, Any]) -> None:
         FileNotFoundError: the image or the label, or a file that a header names, is not there.
         ValueError: a header that cannot be read or does not fit its file, image and label of different shapes.
     """
-    image, label = _shape(entry, "image", series_of(entry.get("series"))), _shape(entry, "label")
+    image, label = _shape(entry, "image"), _shape({**entry, "series": None}, "label")
     if image is not None and label is not None and image != label:
         raise ValueError(
             f"'image' ({Path(entry['image']).name}) and 'label' ({Path(entry['label']).name}) are on different grids: "
@@ -68,7 +69,7 @@ def check_cases(entries: Sequence[Mapping[str, Any]]) -> None:
         raise ValueError(f"{len(found)} of the list's cases cannot be used: {told}{more}")
 
 
-def _shape(entry: Mapping[str, Any], key: str, series: str = "") -> tuple[int, ...] | None:
+def _shape(entry: Mapping[str, Any], key: str) -> tuple[int, ...] | None:
     """The shape that a scan's headers state; None where they state no scan, which is refused when its turn comes."""
     path = Path(entry[key]).expanduser()
     if not path.exists():
@@ -76,7 +77,7 @@ def _shape(entry: Mapping[str, Any], key: str, series: str = "") -> tuple[int, .
     header = check_scan_file(path, key)
     if header is None:
         try:
-            return find_volume(path, series).shape
+            return find_volume(path, series_of(entry.get("series"))).shape
         except ValueError as error:
             raise ValueError(f"{key!r}: {error}") from error
     return None if header.more or len(header.shape) != 3 else header.shape

@@ -12,6 +12,37 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
+_SLIVER = 0.1  # of the window: scans in HU have a wider range even if they hold one organ alone
+_PADDING = -1500.0  # HU; a smallest value below it fills what the scanner does not see
+_SOFT = (-160.0, 240.0)  # HU of soft tissues
+_FEW = 0.01  # of the voxels
+
+
+def not_hounsfield(values: torch.Tensor, window: tuple[float, float]) -> str | None:
+    """Why a scan's values cannot be Hounsfield units; None where they may be.
+
+    Only what is certain counts: a range that is a sliver of the window; no value below 0, where HU have fat and air;
+    nearly all of the scan below, or above, all soft tissues.
+
+    Args:
+        values: of any shape, finite.
+        window: in HU, that a network sees.
+    """
+    low, high = window
+    least, most = (float(end) for end in torch.aminmax(values))
+    if most - least < _SLIVER * (high - low):
+        return f"its values lie between {least:.4g} and {most:.4g}, a sliver of the window from {low:g} to {high:g} HU"
+    if least < _PADDING:
+        least = float(values[values > least].min())
+    if least >= 0:
+        return f"its values lie between {least:.4g} and {most:.4g}, and HU have fat and air below 0"
+    below, above = min(low, _SOFT[0]), max(high, _SOFT[1])
+    if float((values > below).float().mean()) < _FEW:
+        return f"nearly all of its values lie below {below:g} HU, as if an offset had been taken off twice"
+    if float((values < above).float().mean()) < _FEW:
+        return f"nearly all of its values lie above {above:g} HU, as if an offset had not been taken off"
+    return None
+
 
 class WindowIntensityd(MapTransform):
     """Clip intensities to a window, then shift and scale them: ``(clip(x, low, high) - subtrahend) / divisor``.

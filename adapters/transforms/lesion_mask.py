@@ -14,7 +14,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
-from adapters.transforms.loading import no_lesion, source_file
+from adapters.transforms.labels import check_lesion, label_values
+from adapters.transforms.loading import named, source_file
 
 
 class ThresholdLesiond(MapTransform):
@@ -58,11 +59,13 @@ class LesionMaskd(MapTransform):
     Args:
         keys: keys of labels (1, I, J, K).
         values_key: under which a case holds the value (or values) of the lesion in its label.
-        required: refuse a label without a lesion.
+        required: refuse a label without a lesion. False: one that is empty, or holds ``others`` alone, gives an empty
+            mask.
+        others: values of other structures in the label.
 
     Raises:
-        ValueError: (when called) a label that has none of the values though ``required``; without values, a label
-            that is not finite.
+        ValueError: (when called) a label that has none of the values though ``required``, or values that are neither
+            the lesion's nor those of others; without values, a label that is not finite.
     """
 
     def __init__(
@@ -71,11 +74,13 @@ class LesionMaskd(MapTransform):
         *,
         values_key: str = "label_values",
         required: bool = False,
+        others: Sequence[float] = (),
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.values_key = values_key
         self.required = required
+        self.others = tuple(others)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Convert each label; see the class."""
@@ -90,8 +95,11 @@ class LesionMaskd(MapTransform):
                     f"label {key!r} ({source_file(label)}) holds NaN or infinity, expected 0 on what is no lesion"
                 )
             lesion = array != 0 if values is None else np.isin(array, values)
-            if self.required and not lesion.any():
-                what = "but 0" if values is None else f"of value {' or '.join(map(str, values))}"
-                raise no_lesion(label, str(key), what)
+            if not lesion.any():
+                name = named(label, str(key))
+                if values is not None:
+                    check_lesion(label_values(array), values, name, required=self.required, others=self.others)
+                elif self.required:
+                    raise ValueError(f"label {name} has no voxel but 0: draw the lesion, or leave the case out")
             d[key] = convert_to_dst_type(lesion.astype(np.float32), label)[0]
         return d

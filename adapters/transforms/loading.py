@@ -21,6 +21,8 @@ from PIL import Image
 
 from adapters.prompts import check_affine
 from adapters.transforms.dicom import find_volume, is_dicom
+from adapters.transforms.intensity import not_hounsfield
+from adapters.transforms.labels import check_lesion, has_lost_header, whole_label
 from adapters.transforms.scan_header import ScanHeader, check_file, scan_header
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ _READABLE = {
     3: "a NIfTI, NRRD or MHA file that is not truncated, or a folder with one DICOM series",
 }
 _CHANNELS = (1, 3)
+_INSIDE = 0.5  # of a resampled mask: from here on a voxel is lesion
 NIFTI_GEOMETRY = "nifti_geometry"
 """Where in a scan's meta the geometry of its NIfTI header stands, for its masks (`adapters.transforms.nifti`)."""
 
@@ -216,19 +219,25 @@ def _reason(err: Exception) -> str:
 
 
 class CheckScand(MapTransform):
-    """Refuse scans that would give a wrong mask without a word. Data pass unchanged.
+    """Refuse scans and labels that would give a wrong mask without a word.
+
+    Data pass unchanged, but for labels whose values are whole numbers give or take some noise: these are rounded (see
+    `adapters.transforms.labels.whole_label`).
 
     Args:
         keys: keys of the scans, MetaTensors (C, I, J, K), or (C, I, J) in 2D, as :class:`LoadScand` gives them.
         label_key: key of a label that must lie on the grid of each scan, if the data have it.
         label_value: a value (or several, one of which is enough) that the label must hold.
+        label_required: whether it must hold one of them too if it is empty. False: an empty label passes.
+        hounsfield: the window (low, high) in HU of a network that expects Hounsfield units: a scan whose values cannot
+            be such is refused. None: any values.
         spatial_dims: how many spatial axes a scan must have, 2 or 3.
         channels: how many channels a scan must have, 1 or 3 (red, green, blue).
 
     Raises:
         ValueError: other numbers of axes or channels. When called: a scan of another number of axes or channels, or
-            one that is empty, constant or not finite, or has a singular affine or none. A label on another grid or
-            without ``label_value``.
+            one that is empty, constant or not finite, not in Hounsfield units, or has a singular affine or none. A
+            label on another grid, with values that are no whole numbers, or without ``label_value``.
     """
 
     def __init__(
@@ -237,6 +246,8 @@ class CheckScand(MapTransform):
         *,
         label_key: str | None = None,
         label_value: int | Sequence[int] | None = None,
+        label_required: bool = True,
+        hounsfield: tuple[float, float] | None = None,
         spatial_dims: int = 3,
         channels: int = 1,
         allow_missing_keys: bool = False,
@@ -246,23 +257,28 @@ class CheckScand(MapTransform):
         self.spatial_dims, self.channels = spatial_dims, channels
         self.label_key = label_key
         self.label_values = () if label_value is None else tuple(np.atleast_1d(label_value).tolist())
+        self.label_required = label_required
+        self.hounsfield = hounsfield
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Check each scan, and the label if there is one; return the data as they came."""
+        """Check each scan, and the label if there is one; see the class."""
         d = dict(data)
         label = None if self.label_key is None else d.get(self.label_key)
         for key in self.key_iterator(d):
             self._check_scan(d[key], str(key))
             if label is not None:
                 self._check_grid(d[key], str(key), label)
-        if label is not None and self.label_values and not np.isin(label_values(label), self.label_values).any():
-            raise no_lesion(label, str(self.label_key), f"of value {' or '.join(map(str, self.label_values))}")
+        if label is not None:
+            name = named(label, str(self.label_key))
+            d[self.label_key], values = whole_label(label, name)
+            if self.label_values:
+                check_lesion(values, self.label_values, name, required=self.label_required)
         return d
 
     def _check_scan(self, scan: Any, key: str) -> None:
         if not isinstance(scan, MetaTensor):
             raise ValueError(f"{key!r} is a {type(scan).__name__}, expected a MetaTensor: load it with LoadScand")
-        name, shape = _name(scan, key), tuple(scan.shape)
+        name, shape = named(scan, key), tuple(scan.shape)
         if scan.numel() == 0:
             raise ValueError(f"{name} is empty: its shape is {shape}")
         axes, kind = self.spatial_dims, "scan" if self.spatial_dims == 3 else "picture"
@@ -288,9 +304,14 @@ class CheckScand(MapTransform):
         if low == high:
             raise ValueError(f"{name} is constant: all voxels are {low:g}, expected a scan with contrast")
         check_affine(scan.affine, name=f"the affine of {name}", spatial_dims=axes)
+        if self.hounsfield is not None and (reason := not_hounsfield(in_memory, self.hounsfield)):
+            raise ValueError(
+                f"{name} cannot be in Hounsfield units (HU), which the network expects: {reason}; give the CT with its "
+                "slope and intercept applied once or, if its values are right, leave this check out: --require_hu False"
+            )
 
     def _check_grid(self, scan: MetaTensor, key: str, label: Any) -> None:
-        scan_name, label_name = _name(scan, key), _name(label, str(self.label_key))
+        scan_name, label_name = named(scan, key), named(label, str(self.label_key))
         if not isinstance(label, MetaTensor):
             raise ValueError(f"{self.label_key!r} is a {type(label).__name__}, expected a MetaTensor (LoadScand)")
         if scan.shape[1:] != label.shape[1:]:
@@ -302,6 +323,12 @@ class CheckScand(MapTransform):
         apart = (corners @ (np.asarray(scan.affine) - np.asarray(label.affine)).T)[:, :-1]
         farthest = float(np.linalg.norm(apart, axis=1).max())
         spacing = float(scan.pixdim.min())
+        if not farthest <= 0.1 * spacing and has_lost_header(np.asarray(label.affine), np.asarray(scan.affine)):
+            raise ValueError(
+                f"{scan_name} and {label_name} are on different grids: the label's voxels fit, but its header is lost "
+                f"(an identity with the origin {np.asarray(label.affine)[:-1, -1].tolist()}). If it was drawn on this "
+                "image, it needs the image's header: save it with the image's affine (`prepare --image_header` does)"
+            )
         if not farthest <= 0.1 * spacing:
             raise ValueError(
                 f"{scan_name} and {label_name} are on different grids: their affines put a corner {farthest:.3g} mm "
@@ -309,32 +336,7 @@ class CheckScand(MapTransform):
             )
 
 
-def label_values(label: Any) -> list[float]:
-    """The values of a label, in order; plane by plane, because sorting a whole scan takes seconds."""
-    values: set[float] = set()
-    array = np.asarray(label)
-    for plane in array.reshape(-1, *array.shape[-2:]):
-        with np.errstate(invalid="ignore"):
-            small = plane.astype(np.uint8)
-        whole = np.array_equal(small, plane)
-        values.update(np.flatnonzero(np.bincount(small.ravel())).tolist() if whole else np.unique(plane).tolist())
-    return sorted(values)
-
-
-def in_words(values: Sequence[float]) -> str:
-    """The first ten of some values, for an error."""
-    return ", ".join(f"{value:g}" for value in values[:10]) + (", ..." if len(values) > 10 else "")
-
-
-def no_lesion(label: Any, key: str, what: str) -> ValueError:
-    """The error for a label (as :class:`LoadScand` gives it) without a voxel of the lesion, such as "of value 2"."""
-    return ValueError(
-        f"label {_name(label, key)} has no voxel {what}, it holds {in_words(label_values(label))}; "
-        "give the value of the lesion in this label, or leave the case out"
-    )
-
-
-def _name(scan: Any, key: str) -> str:
+def named(scan: Any, key: str) -> str:
     """What to call a scan in an error: its key and, if known, its file."""
     file = source_file(scan)
     return f"{key!r} ({Path(file).name})" if file else f"{key!r}"
@@ -349,8 +351,18 @@ class SafeSpacingd(Spacingd):
     """:class:`monai.transforms.Spacingd` that also works where the data hold a string beside the scan.
 
     For a NIfTI under ``image``, MONAI 1.6 takes every ``image_*`` of the data for a dictionary of metadata and fails
-    on the string ``image_path`` of MONAI Label. Here only dictionaries are taken for that. Arguments as there.
+    on the string ``image_path`` of MONAI Label. Here only dictionaries are taken for that.
+
+    Args:
+        *args: as there.
+        label_key: key of a mask of the lesion among the scans; where nothing of it is left on the new grid (no voxel of
+            0.5 or more), a warning names it.
+        **kwargs: as there.
     """
+
+    def __init__(self, *args: Any, label_key: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.label_key = label_key
 
     def __call__(
         self,
@@ -365,4 +377,15 @@ class SafeSpacingd(Spacingd):
             for key, value in data.items()
             if key in scans or isinstance(value, MutableMapping) or not str(key).startswith(prefixes)
         }
-        return {**data, **super().__call__(taken, lazy=lazy)}
+        resampled = {**data, **super().__call__(taken, lazy=lazy)}
+        if self.label_key is not None and self.label_key in data:
+            before, after = data[self.label_key], resampled[self.label_key]
+            if float(before.max()) >= _INSIDE > float(after.max()):
+                logger.warning(
+                    "%s: nothing of its lesion of %d voxels is left on the grid of %s mm; take a finer spacing, or "
+                    "leave the case out",
+                    named(before, self.label_key),
+                    int((before >= _INSIDE).sum()),
+                    " x ".join(f"{edge:g}" for edge in np.asarray(after.pixdim).tolist()),
+                )
+        return resampled

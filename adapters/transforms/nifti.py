@@ -124,8 +124,8 @@ def _affine(header: Any, pixdim: np.ndarray, shape: tuple[int, ...]) -> tuple[np
     if s_code <= 0 and q_code <= 0:
         return affine, [
             (
-                "its header has neither sform nor qform (both codes are 0), only a spacing: which side is left is not known, "
-                "and it is taken as nibabel takes it"
+                "its header has neither sform nor qform (both codes are 0), only a spacing: which side is left is not "
+                "known, and it is taken as nibabel takes it"
             )
         ]
     if s_code <= 0:

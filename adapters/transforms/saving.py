@@ -127,7 +127,7 @@ def _place_as_itk_does(image: Any, header: nib.Nifti1Header) -> None:
             reader.ReadImageInformation()
         except RuntimeError as error:
             raise ValueError(
-                "ITK cannot place this scan, whose NIfTI header is sheared or has no rotation: write the mask as .nii.gz"
+                "ITK cannot place this scan, whose NIfTI header is sheared or has no rotation: write a mask as .nii.gz"
             ) from error
         axes = range(3)
         image.SetOrigin([reader.GetOrigin(axis) for axis in axes])

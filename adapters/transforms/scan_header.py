@@ -70,8 +70,8 @@ class Voxels:
         held = (size - self.start) * _RATIO if self.unpack else size - self.start
         if self.skip + self.nbytes > max(held, 0):
             raise ValueError(
-                f"{promised}, which {size} bytes {'cannot hold' if self.unpack else 'do not hold'}: it is truncated, or "
-                "its header is wrong; get the file anew"
+                f"{promised}, which {size} bytes {'cannot hold' if self.unpack else 'do not hold'}: it is truncated, "
+                "or its header is wrong; get the file anew"
             )
         if not self.unpack and held - self.nbytes > max(self.nbytes, _BEHIND):
             raise ValueError(
@@ -185,7 +185,7 @@ def scan_header(path: str | os.PathLike) -> ScanHeader | None:
     if name.endswith((".dcm", ".ima")) or head[128:] == b"DICM":
         return None
     raise ValueError(
-        "expected a NIfTI, NRRD or MHA file, called by its ending (.nii, .nii.gz, .hdr, .img, .nrrd, .nhdr, .mha, .mhd), "
+        "expected a file that is called by its format (.nii, .nii.gz, .hdr, .img, .nrrd, .nhdr, .mha, .mhd), "
         "a DICOM file or a folder with one DICOM series; convert it to NIfTI"
     )
 

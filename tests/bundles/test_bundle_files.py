@@ -170,7 +170,11 @@ def test_preprocessing_and_inferer_agree() -> None:
     window = WindowIntensityd("image", **for_inference["adapters.transforms.WindowIntensityd"])
     torch.testing.assert_close(window(values)["image"], ScaleIntensityRanged("image", **scale)(values)["image"])
     options = {name: f"@{name}" for name in ("threshold", "grow", "max_crops")}
-    assert train["validate"]["inferer"] | options == inference["inferer"]
+    of_clicks = {name: f"@{name}" for name in ("click_distance", "honour_clicks")}  # validation is as published
+    assert train["validate"]["inferer"] | options | of_clicks == inference["inferer"]
+    check = for_inference["adapters.transforms.CheckScand"]["hounsfield"]
+    assert check == for_training["adapters.transforms.CheckScand"]["hounsfield"]
+    assert check == f"$({scale['a_min']}, {scale['a_max']}) if @require_hu else None"
     assert inference["options"] == options | {"reach": "@reach"}
     assert "displayable_configs" not in inference  # by which MONAI Label writes what clients send into it
     formats = read("metadata")["network_data_format"]

@@ -20,6 +20,7 @@ import adapters
 from adapters.bundling import TASKS, differing_files, load_task, render, write_bundle
 from adapters.bundling.__main__ import main
 from adapters.checkpoints.download import SAM_URL, WEIGHTS
+from adapters.datasets import get_release
 
 WHOLE = ("train", "train_auto", "inference", "inference_auto")
 OVERLAYS = ("evaluate", "inference_trt", "multi_gpu_train", "multi_gpu_evaluate")
@@ -117,7 +118,8 @@ def test_values_of_the_published_table(task: str) -> None:
     values, train, inference = values_of(task), config_of(task, "train"), config_of(task, "inference")
     assert values["stored_axes"] == axes
     mask = {"_target_": "adapters.transforms.LesionMaskd", "keys": "label", "required": "@require_lesion"}
-    assert train["loading_transforms"][3] == mask
+    assert train["loading_transforms"][3] == mask | {"others": "@other_values"}
+    assert {*train["other_values"], 0, label} == {*get_release(values["release"]).labels}
     for part in ("train", "validate"):  # each case says which value is its lesion
         assert train[part]["dataset"]["data"].endswith("@dataset_dir, each={'label_values': [@label_values]})")
     assert train["label_values"] == [label]
@@ -125,6 +127,8 @@ def test_values_of_the_published_table(task: str) -> None:
     clipping = {"a_min": low, "a_max": high, "b_min": low, "b_max": high, "clip": True}
     normalising = {"subtrahend": mean, "divisor": std}
     transforms = {t["_target_"]: t for t in inference["preprocessing"]["transforms"][0]["transforms"]}
+    for check in (train["loading_transforms"][1], transforms["adapters.transforms.CheckScand"]):
+        assert check["hounsfield"] == f"$({low}, {high}) if @require_hu else None"
     assert train["clipping"] == {"_target_": "ScaleIntensityRanged", "keys": "image", **clipping}
     assert train["normalising"] == {"_target_": "NormalizeIntensityd", "keys": "image", **normalising}
     window = {"_target_": "adapters.transforms.WindowIntensityd", "keys": "image", "low": low, "high": high}

@@ -153,9 +153,9 @@ def test_a_full_disk(write: Callable[..., Any], tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
     try:
-        with pytest.raises(OSError, match=r"model\.pt' cannot be written \(.*\) and stays as it was: make room"):
-            with replacing(path, overwrite=True) as temporary:
-                write({"a": torch.zeros(2**20)}, temporary)
+        said = r"model\.pt' cannot be written \(.*\) and stays as it was: make room"
+        with pytest.raises(OSError, match=said), replacing(path, overwrite=True) as temporary:
+            write({"a": torch.zeros(2**20)}, temporary)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]

@@ -291,8 +291,8 @@ def test_weights_that_are_not_finite_are_refused_by_every_reader(tmp_path: Path,
         wrapped = nn.Sequential(network)
         inside = {f"0.{name}": tensor for name, tensor in state.items()}
         for load in (
-            lambda: load_model(tmp_path / "model.pt"),  # noqa: B023
-            lambda: load_weights(tmp_path / "model.pt", network),  # noqa: B023
+            lambda: load_model(tmp_path / "model.pt"),
+            lambda: load_weights(tmp_path / "model.pt", network),
             lambda: network.load_state_dict(state, strict=False),  # noqa: B023
             lambda: wrapped.load_state_dict(inside),  # noqa: B023
         ):
@@ -315,7 +315,7 @@ def test_weights_of_a_network_that_is_not_ours(tmp_path: Path) -> None:
         torch.save(content, tmp_path / "model.pt")
         with pytest.raises(ValueError, match=message):
             load_weights(tmp_path / "model.pt", other)
-    with pytest.raises(FileNotFoundError, match="the weights .*none.pt do not exist: train the bundle"):
+    with pytest.raises(FileNotFoundError, match=r"the weights .*none.pt do not exist: train the bundle"):
         load_weights(tmp_path / "none.pt", other)
 
 

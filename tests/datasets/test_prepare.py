@@ -125,6 +125,34 @@ def test_a_whole_release_from_its_archive(archive: str, tmp_path: Path, monkeypa
             assert [case["case"] for case in content["test"]] == release.fold(number)["test"]
 
 
+def test_a_label_that_has_lost_its_header(tmp_path: Path) -> None:
+    """As one of LiTS has: its voxels fit, its affine is an identity with the origin 1, 1, 1."""
+    case = first_cases("lits17")[0]
+    source = write_release(tmp_path / "release", "lits17", first_cases("lits17"))
+    image, path = (source / name for name in paths("lits17", case))
+    label = nib.load(path)
+    voxels = np.asarray(label.dataobj)
+    lost = np.eye(4)
+    lost[:3, 3] = 1
+    nib.save(nib.Nifti1Image(voxels, lost), path)
+    with pytest.raises(ValueError, match=rf"{case}: .* its header is lost .*prepare --image_header"):
+        prepare("lits17", tmp_path / "out", source, partial=True)
+    before = path.read_bytes()
+    prepare("lits17", tmp_path / "out", source, partial=True, image_header=True)
+    assert path.read_bytes() == before
+    entries = load_datalist(tmp_path / "out" / "datalist.json", "training", tmp_path / "out")
+    entry = next(entry for entry in entries if entry["case"] == case)
+    assert entry["label"] == str(tmp_path / "out" / "image_header" / f"{case}.nii.gz")
+    copy, scan = nib.load(entry["label"]), nib.load(image)
+    assert np.array_equal(np.asarray(copy.dataobj), voxels)
+    assert copy.get_data_dtype() == voxels.dtype
+    for name in ("get_sform", "get_qform"):
+        (mine, code), (theirs, expected) = (getattr(each.header, name)(coded=True) for each in (copy, scan))
+        assert code == expected
+        assert (mine is None and theirs is None) or np.array_equal(mine, theirs)
+    assert [Path(other["label"]).parent.name for other in entries if other["case"] != case].count("image_header") == 0
+
+
 def test_lits_comes_in_two_archives(tmp_path: Path) -> None:
     cases = ["volume-8", "volume-95", "volume-120", "volume-32"]  # the last is in no fold: it has no tumour
     folder = write_release(tmp_path / "release", "lits17", cases)
@@ -357,11 +385,11 @@ def _not_json(folder: Path, image: Path, label: Path) -> None:
             _other_values,
             r"1 of 3 cases looked at cannot be used: {case}: the label .* holds 7, expected no value but 0, 1",
         ),
-        (_fractions, r"{case}: the label .* holds 0\.5, expected no value but 0, 1"),
+        (_fractions, r"{case}: label .* holds 0, 0\.5, and 0\.5 is no whole number: expected one for each structure"),
         (_smaller_label, r"{case}: .* are on different grids: shapes \(12, 10, 8\) and \(12, 10, 7\)"),
         (_moved_label, r"{case}: .* are on different grids: their affines put a corner 2\.5 mm apart"),
         (_not_a_number, r"{case}: .* has 1 voxels that are NaN or infinite"),
-        (_no_number_in_the_label, r"{case}: the label .* holds nan, expected no value but 0, 1"),
+        (_no_number_in_the_label, r"{case}: label .* holds 0, 1, nan, and nan is no whole number"),
         (_truncated, r"{case}: 'image': .* cannot be read, expected a NIfTI, .* that is not truncated"),
         (_twice, r"the image of {case} is there twice, .*Task10_Colon.* and .*copy.*; move one away"),
         (_listed_twice, r"dataset.json' lists {case}.nii.gz twice"),

@@ -291,7 +291,9 @@ def test_a_mistake_is_named(server: Server, lesion: Case, params: Any, status: i
     assert message in answer.json()["detail"]
 
 
-@pytest.mark.parametrize("option", ["threshold", "grow", "max_crops", "reach", "device", "label", "displayable_configs"])
+@pytest.mark.parametrize(
+    "option", ["threshold", "grow", "max_crops", "reach", "device", "label", "displayable_configs"]
+)
 def test_no_value_of_a_client_is_evaluated(server: Server, lesion: Case, option: str, tmp_path: Path) -> None:
     """Neither in its request nor in the next one."""
     for value in (f"$open('{tmp_path}/ran', 'w')", "$import this", {"threshold": f"$open('{tmp_path}/ran', 'w')"}):
@@ -321,7 +323,10 @@ def test_weights_that_cannot_be_right_do_not_serve(server: Server, lesion: Case)
     torch.save(state, models / "nan.pt")
     (models / "pointer.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
     try:
-        for name, said in (("nan", "mask_decoder.fuse.weight of .* holds NaN"), ("pointer", "the weights cannot be read")):
+        for name, said in (
+            ("nan", "mask_decoder.fuse.weight of .* holds NaN"),
+            ("pointer", "the weights cannot be read"),
+        ):
             request = {"foreground": [lesion.click], "model_filename": f"{name}.pt"}
             answer = server.post(SARCOMA, lesion.name, request)
             assert answer.status_code == 400, answer.text

@@ -65,11 +65,14 @@ def test_a_label_that_is_not_a_number() -> None:
 
 def test_a_label_without_a_lesion() -> None:
     data = {"label": label(), "label_values": [5]}
-    assert not LesionMaskd("label")(data)["label"].any()
-    with pytest.raises(ValueError, match=r"'label' \(p01.nii.gz\) has no voxel of value 5, it holds 0, 1, 2, 3"):
-        LesionMaskd("label", required=True)(data)
-    with pytest.raises(ValueError, match="has no voxel but 0, it holds 0"):
-        LesionMaskd("label", required=True)({"label": np.zeros((1, 2, 2, 2))})
+    assert not LesionMaskd("label", others=(1, 2, 3))(data)["label"].any()
+    for options in ({"required": True, "others": (1, 2, 3)}, {"required": False}, {"others": (1, 2)}):
+        with pytest.raises(ValueError, match=r"'label' \(p01.nii.gz\) has no voxel of value 5, it holds 0, 1, 2, 3"):
+            LesionMaskd("label", **options)(data)
+    empty = {"label": np.zeros((1, 2, 2, 2))}
+    assert not LesionMaskd("label")({**empty, "label_values": [5]})["label"].any()
+    with pytest.raises(ValueError, match="has no voxel but 0: draw the lesion, or leave the case out"):
+        LesionMaskd("label", required=True)(empty)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 2, 1), (0, 2, 1, 3)], ids=str)

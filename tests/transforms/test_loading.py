@@ -210,6 +210,66 @@ def test_image_and_label_on_different_grids(tmp_path: Path) -> None:
         check({"image": _load(GOOD, tmp_path), "label": torch.ones(1, *SHAPE)})
 
 
+@pytest.mark.parametrize("origin", [(0, 0, 0), (1, 1, 1), (0, -1, 1)])
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, -1, 1)])
+def test_a_label_whose_header_is_lost(tmp_path: Path, origin: tuple, flips: tuple) -> None:
+    lost = np.diag([*flips, 1.0])
+    lost[:3, 3] = origin
+    check = CheckScand("image", label_key="label")
+    with pytest.raises(
+        ValueError, match=r"on different grids: the label's voxels fit, but its header is lost .* needs"
+    ):
+        check(_labelled(tmp_path, np.ones(SHAPE, dtype=np.uint8), lost))
+
+
+def test_noise_of_a_label_is_rounded(tmp_path: Path) -> None:
+    label = np.zeros(SHAPE, dtype=np.float32)
+    label[4, 4, 4:7] = (1, 0.9999, 1.0004)
+    checked = CheckScand("image", label_key="label", label_value=1)(_labelled(tmp_path, label))["label"]
+    assert (checked == 1).sum() == 3
+    np.testing.assert_allclose(checked.affine, AFFINE, atol=2e-5)
+    with pytest.raises(
+        ValueError, match=r"label 'label' \(label.nii.gz\) holds 0, 0.9999, and 0.9999 is no whole number"
+    ):
+        CheckScand("image", label_key="label")(_labelled(tmp_path, (label == 1) * 0.9999))
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_label_of_other_values_is_refused_in_scoring_too(tmp_path: Path, required: bool) -> None:
+    check = CheckScand("image", label_key="label", label_value=1, label_required=required)
+    with pytest.raises(ValueError, match="has no voxel of value 1, it holds 0, 255; give the value of the lesion"):
+        check(_labelled(tmp_path, np.eye(11)[:10] * np.full((9, 1, 1), 255, dtype=np.uint8)))
+    empty = _labelled(tmp_path, np.zeros(SHAPE, dtype=np.uint8))
+    if required:
+        with pytest.raises(
+            ValueError, match="it holds 0; give the value of the lesion in this label, or leave the case"
+        ):
+            check(empty)
+    else:
+        assert not check(empty)["label"].any()
+
+
+def test_values_that_are_not_hounsfield_units(tmp_path: Path) -> None:
+    scan = {"image": _load(np.arange(990.0).reshape(SHAPE) / 989 * 255, tmp_path)}
+    assert CheckScand("image")(scan)["image"] is scan["image"]
+    with pytest.raises(ValueError, match=r"scan.*cannot be in Hounsfield units \(HU\).* between 0 and 255.*require_hu"):
+        CheckScand("image", hounsfield=(-160, 240))(scan)
+
+
+def test_a_lesion_that_resampling_removes_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    label = np.zeros(SHAPE, dtype=np.uint8)
+    label[4, 4, 4] = 1
+    data = _labelled(tmp_path, label)
+    finer = SafeSpacingd(["image", "label"], pixdim=(1.0,) * 3, mode="bilinear", label_key="label")
+    coarse = SafeSpacingd(["image", "label"], pixdim=(7.0,) * 3, mode="bilinear", label_key="label")
+    finer(data)
+    assert caplog.text == ""
+    coarse(data)
+    assert (
+        "'label' (label.nii.gz): nothing of its lesion of 1 voxels is left on the grid of 7 x 7 x 7 mm" in caplog.text
+    )
+
+
 def test_rounding_of_the_header_is_no_other_grid(tmp_path: Path) -> None:
     near = AFFINE.copy()
     near[:3, 3] += 1e-3
