@@ -518,9 +518,7 @@ def test_what_is_refused(kind: str, tmp_path: Path) -> None:
 def test_more_than_fits_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 8 kB\nMemAvailable: 3 kB\n")
     monkeypatch.setattr(scan_header, "_MEMORY", tmp_path / "meminfo")
-    with pytest.raises(
-        ValueError, match=r"9 slices of series .* take 0.0 GB in memory, of which 0.0 GB are free"
-    ):
+    with pytest.raises(ValueError, match=r"9 slices of series .* take 0.0 GB in memory, of which 0.0 GB are free"):
         load(write_series(tmp_path / "scan", ARRAY, AFFINE))
 
 
