@@ -78,7 +78,7 @@ class Voxels:
                 f"{promised}, and {held - self.nbytes} further bytes follow: its header names a part of the file; "
                 "repair the header"
             )
-        needed, free = math.prod(self.shape) * 4 + self.nbytes * (self.slope is not None), _free_memory()
+        needed, free = math.prod(self.shape) * 4 + self.nbytes * (self.slope is not None), free_memory()
         if free is not None and needed > free:
             raise ValueError(
                 f"{promised}, which take {needed / 1e9:.1f} GB in memory, of which {free / 1e9:.1f} GB are free; cut "
@@ -348,7 +348,7 @@ def _read_to_the_end(stream: Any, scratch: memoryview) -> None:
             )
 
 
-def _free_memory() -> int | None:
+def free_memory() -> int | None:
     """Bytes that can be had without swapping; None where the system does not say."""
     try:
         lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
