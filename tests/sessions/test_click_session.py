@@ -16,6 +16,8 @@ import torch
 from bundle_runs import BUNDLE, run_as_typed
 from dicom_files import SERIES, write_series
 from highdicom.seg import segread
+from monai.data import MetaTensor
+from monai.transforms import Orientation
 from oracle import Oracle
 from scan_files import affine_of, write_dicom, write_nifti
 
@@ -23,6 +25,7 @@ import adapters
 from adapters.datasets.phantom import phantom
 from adapters.networks import SAMAdapter3D
 from adapters.sessions import ClickSession, read_bundle
+from adapters.sessions.click_session import _turned
 from adapters.transforms import LoadScand
 from adapters.transforms.remembered_scan import SCANS
 
@@ -222,6 +225,29 @@ def bright(tmp_path: Path) -> ClickSession:
     session = ClickSession(BUNDLE, device="cpu", checkpoint=str(tmp_path / "oracle.pt"), **BRIGHT)
     session.set_image(image, affine)
     return session
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("degrees", [0, 44.9, 45, 45.1])
+@pytest.mark.parametrize("orientation", ["LPS", "RAI", "PSR"])
+@pytest.mark.parametrize("shape", [(7, 7, 7), (5, 6, 7)], ids=str)
+def test_a_mask_to_start_from_is_turned_as_the_scan_was(
+    orientation: str, degrees: float, axis: int, shape: tuple[int, ...]
+) -> None:
+    """At 45 degrees it is a matter of rounding which axis is the nearest, so nobody may guess twice."""
+    angles = [0.0, 0.0, 0.0]
+    angles[axis] = degrees
+    affine = affine_of(orientation, (1, 1, 1), tuple(angles))  # type: ignore[arg-type]
+    mask = np.random.default_rng(0).random(shape) > 0.5
+    stored = MetaTensor(torch.from_numpy(mask[None].astype(np.float32)), affine=torch.from_numpy(affine))
+    oriented = Orientation("SPL", labels=(("L", "R"), ("P", "A"), ("I", "S")))(stored)
+    turned = _turned(mask, np.linalg.inv(np.asarray(oriented.affine)) @ affine)
+    np.testing.assert_array_equal(turned, oriented[0].numpy() > 0)
+
+
+@pytest.mark.parametrize("change", [np.diag([2.0, 1, 1, 1]), affine_of("LPS", (1, 1, 1), (0, 30, 0))])
+def test_a_grid_of_other_voxels_takes_no_mask(change: np.ndarray) -> None:
+    assert _turned(np.ones((3, 3, 3), dtype=bool), change) is None
 
 
 def test_a_mask_to_start_from_stands_where_no_crop_reaches(bright: ClickSession) -> None:
