@@ -134,8 +134,7 @@ def environment(host: str = "127.0.0.1", port: int = 8000) -> dict[str, str]:
         return os.pathsep.join(filter(None, [str(folder), os.environ.get(name, "")]))
 
     return {
-        # scores are made when they are asked for: on its own MONAI Label scores two scans at a time, for which its
-        # reading of a bundle's options has no lock
+        # scores are made when they are asked for, and not two at a time
         "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
         # else any page in the user's browser may ask it anything; its own pages, OHIF's, need no permission
         "MONAI_LABEL_CORS_ORIGINS": json.dumps(

@@ -64,6 +64,8 @@ def load_requests(
         check_points(entry["points"], entry["point_labels"], name=where, spatial_dims=spatial_dims)
         check_boxes(entry.get("boxes", []), name=f"{where}: boxes", spatial_dims=spatial_dims)
         image = _existing(entry["image"], base, f"{where}, 'image'")
+        if Path(image).is_file() and not Path(image).stat().st_size:
+            raise ValueError(f"{where}, 'image': {image!r} is empty (0 bytes); write or fetch it again")
         first = written.setdefault(case_name(image), number)
         if first != number:
             raise ValueError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -188,3 +190,30 @@ def test_bumps_are_the_same_when_they_are_recorded() -> None:
     traced = torch.jit.trace(bumps, (clicks[:, :2], labels[:, :2]))
     assert torch.equal(traced(clicks, labels), bumps(clicks, labels))
     assert not bumps(clicks, torch.zeros_like(labels))[0, 0].any()
+
+
+def test_onnx_files_that_give_nan_are_noticed(network: SAMAdapter3D, onnx: Path, tmp_path: Path) -> None:
+    import onnx as format_of_files
+
+    shutil.copy(onnx / "encoder.onnx", tmp_path)
+    model = format_of_files.load(onnx / "decoder.onnx")
+    for stored in model.graph.initializer:
+        values = format_of_files.numpy_helper.to_array(stored)
+        if values.dtype == np.float32:
+            stored.CopyFrom(format_of_files.numpy_helper.from_array(values * np.float32(np.nan), stored.name))
+    format_of_files.save(model, tmp_path / "decoder.onnx")
+    with pytest.raises(ValueError, match="differ from the network by nan of its largest logit"):
+        check_onnx(network, tmp_path, crops=1)
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "safetensors"])
+def test_a_full_disk(kind: str, tmp_path: Path) -> None:
+    network = build_sam_adapter3d("tiny", crop_size=16).eval()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"model.* cannot be written .* make room, or choose another folder"):
+            export_network(network, tmp_path, kind)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

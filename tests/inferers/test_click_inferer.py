@@ -785,3 +785,15 @@ class TestOptions:
     def test_bad_options(self, options, message, network):
         with pytest.raises(ValueError, match=message):
             ClickInferer(20)(self.scan(**options), network)
+
+
+def test_of_answers_that_are_not_numbers_no_mask_is_made() -> None:
+    """Finite weights may give them too."""
+    network = Oracle()
+    with torch.no_grad():
+        network.sharpness.fill_(3e38)
+    image = torch.full((1, 1, 24, 24, 24), 5.0)
+    inferer = ClickInferer(16, automatic=AutomaticInferer(16))
+    for prompts in (Prompts([[12, 12, 12]], [1]), None):
+        with torch.no_grad(), pytest.raises(ValueError, match="the network gives NaN or infinite values"):
+            inferer(image, network if prompts else lambda crops: crops * torch.inf * 0, prompts)

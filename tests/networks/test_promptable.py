@@ -147,6 +147,9 @@ def test_log_odds() -> None:
     assert torch.equal(log_odds(logits[:, :1]), logits[:, :1])
     with pytest.raises(ValueError, match=r"logits have shape \(2, 3, 4, 4\): expected one channel of log-odds, or two"):
         log_odds(torch.zeros(2, 3, 4, 4))
+    for spoilt in (torch.tensor([[[torch.nan]]]), torch.full((1, 2, 3), torch.inf)):
+        with pytest.raises(ValueError, match="the network gives NaN or infinite values: its weights cannot be right"):
+            log_odds(spoilt)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     for part in ("images", "labels"):
         (tmp_path / part).mkdir()
         for name in ("A", "B"):
-            (tmp_path / part / f"{name}.nii.gz").touch()
+            (tmp_path / part / f"{name}.nii.gz").write_bytes(b"scan")
     return tmp_path
 
 
@@ -68,6 +68,14 @@ def test_bad_requests(content: object, message: str, folder: Path) -> None:
     path = write(folder / "requests.json", content)
     with pytest.raises(ValueError, match=message):
         load_requests(path)
+
+
+def test_an_empty_scan(folder: Path) -> None:
+    (folder / "images" / "A.nii.gz").write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"entry 0 of .*, 'image': '.*A.nii.gz' is empty \(0 bytes\); write or fetch it"
+    ):
+        load_requests(write(folder / "requests.json", [ENTRY]))
 
 
 def test_missing_files_of_requests(folder: Path) -> None:
@@ -145,7 +153,7 @@ def test_missing_files_of_data_lists(folder: Path) -> None:
 
 def test_two_masks_of_one_name(folder: Path) -> None:
     (folder / "other").mkdir()
-    (folder / "other" / "A.nii.gz").touch()
+    (folder / "other" / "A.nii.gz").write_bytes(b"scan")
     click = {"points": [[1, 2, 3]], "point_labels": [1]}
     path = folder / "requests.json"
     path.write_text(json.dumps([{"image": "images/A.nii.gz", **click}, {"image": "other/A.nii.gz", **click}]))
@@ -154,7 +162,7 @@ def test_two_masks_of_one_name(folder: Path) -> None:
 
 
 def test_masks_of_one_name_from_two_formats(folder: Path) -> None:
-    (folder / "images" / "A.nrrd").touch()
+    (folder / "images" / "A.nrrd").write_bytes(b"scan")
     path = folder / "requests.json"
     entries = [{"image": f"images/{name}", "points": [], "point_labels": []} for name in ("A.nii.gz", "A.nrrd")]
     path.write_text(json.dumps(entries))
