@@ -317,7 +317,9 @@ class _Unpacked(io.RawIOBase):
 def _damage(err: zlib.error, name: str) -> str:
     if "header" in str(err):
         return f"{name} is not compressed as its name or header says"
-    return f"CRC check failed: {name} is damaged" if "check" in str(err) else f"the compressed data of {name} are damaged"
+    return (
+        f"CRC check failed: {name} is damaged" if "check" in str(err) else f"the compressed data of {name} are damaged"
+    )
 
 
 def _fill(stream: Any, part: memoryview) -> None:
