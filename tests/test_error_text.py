@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from adapters.error_text import sentence
@@ -17,6 +19,6 @@ from adapters.error_text import sentence
     ],
 )
 def test_the_first_that_is_no_wrapping_of_monai(errors: list[Exception], said: str) -> None:
-    for error, cause in zip(errors, errors[1:], strict=False):
+    for error, cause in itertools.pairwise(errors):
         error.__cause__ = cause
     assert sentence(errors[0]) == said
