@@ -27,6 +27,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from adapters.files import file_hash
+from adapters.transforms.scan_header import free_memory
 
 logger = logging.getLogger(__name__)
 
@@ -123,8 +124,14 @@ class DicomVolume:
         """The rescaled values (CT: HU), float32 (columns, rows, slices), the first axis the fastest in memory.
 
         Raises:
-            ValueError: if pixels cannot be decoded.
+            ValueError: if pixels cannot be decoded, or do not fit into memory.
         """
+        needed, free = 4 * math.prod(self.shape), free_memory()
+        if free is not None and needed > free:
+            raise ValueError(
+                f"{len(self.slices)} slices of series {self.series} take {needed / 1e9:.1f} GB in memory, of which "
+                f"{free / 1e9:.1f} GB are free; take fewer slices, or give the process more memory"
+            )
         return _values(self.slices).T
 
 

@@ -12,17 +12,21 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import convert_to_dst_type
 
-_SLIVER = 0.1  # of the window: scans in HU have a wider range even if they hold one organ alone
+# of the window, or of that of soft tissues if it is narrower: HU of one organ alone have a wider range
+_SLIVER = 0.1
 _PADDING = -1500.0  # HU; a smallest value below it fills what the scanner does not see
 _SOFT = (-160.0, 240.0)  # HU of soft tissues
 _FEW = 0.01  # of the voxels
+_SAMPLED = 2**20  # voxels that say how many are few
+_PICTURE = 255.0  # the largest value of 8 bits
+_DARK = 0.05  # of the largest value: so dark are the darkest voxels of a picture; a part of an organ in HU has none
 
 
 def not_hounsfield(values: torch.Tensor, window: tuple[float, float]) -> str | None:
     """Why a scan's values cannot be Hounsfield units; None where they may be.
 
-    Only what is certain counts: a range that is a sliver of the window; no value below 0, where HU have fat and air;
-    nearly all of the scan below, or above, all soft tissues.
+    Only what is certain counts: a range that is a sliver of the window; no value below 0, where HU have fat and air,
+    unless all are those of one organ; nearly all of the scan below, or above, all soft tissues.
 
     Args:
         values: of any shape, finite.
@@ -30,16 +34,17 @@ def not_hounsfield(values: torch.Tensor, window: tuple[float, float]) -> str | N
     """
     low, high = window
     least, most = (float(end) for end in torch.aminmax(values))
-    if most - least < _SLIVER * (high - low):
+    if most - least < _SLIVER * min(high - low, _SOFT[1] - _SOFT[0]):
         return f"its values lie between {least:.4g} and {most:.4g}, a sliver of the window from {low:g} to {high:g} HU"
     if least < _PADDING:
         least = float(values[values > least].min())
-    if least >= 0:
+    if least >= 0 and (most > _PICTURE or least <= _DARK * most):
         return f"its values lie between {least:.4g} and {most:.4g}, and HU have fat and air below 0"
     below, above = min(low, _SOFT[0]), max(high, _SOFT[1])
-    if float((values > below).float().mean()) < _FEW:
+    sample = values.flatten()[:: max(1, values.numel() // _SAMPLED)]
+    if float((sample > below).float().mean()) < _FEW:
         return f"nearly all of its values lie below {below:g} HU, as if an offset had been taken off twice"
-    if float((values < above).float().mean()) < _FEW:
+    if float((sample < above).float().mean()) < _FEW:
         return f"nearly all of its values lie above {above:g} HU, as if an offset had not been taken off"
     return None
 

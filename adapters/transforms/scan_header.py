@@ -78,7 +78,7 @@ class Voxels:
                 f"{promised}, and {held - self.nbytes} further bytes follow: its header names a part of the file; "
                 "repair the header"
             )
-        needed, free = math.prod(self.shape) * 4 + self.nbytes * (self.slope is not None), _free_memory()
+        needed, free = math.prod(self.shape) * 4 + self.nbytes * (self.slope is not None), free_memory()
         if free is not None and needed > free:
             raise ValueError(
                 f"{promised}, which take {needed / 1e9:.1f} GB in memory, of which {free / 1e9:.1f} GB are free; cut "
@@ -304,7 +304,7 @@ class _Unpacked(io.RawIOBase):
             try:
                 out = self._unzip.decompress(data, len(into))
             except zlib.error as err:
-                raise ValueError(_damage(err)) from err
+                raise ValueError(_damage(err, Path(self._file.name).name)) from err
             self._rest = self._unzip.unconsumed_tail
             if out:
                 into[: len(out)] = out
@@ -314,10 +314,12 @@ class _Unpacked(io.RawIOBase):
         return 0
 
 
-def _damage(err: zlib.error) -> str:
+def _damage(err: zlib.error, name: str) -> str:
     if "header" in str(err):
-        return "it is not compressed as its name or header says"
-    return "CRC check failed: it is damaged" if "check" in str(err) else "its compressed data are damaged"
+        return f"{name} is not compressed as its name or header says"
+    return (
+        f"CRC check failed: {name} is damaged" if "check" in str(err) else f"the compressed data of {name} are damaged"
+    )
 
 
 def _fill(stream: Any, part: memoryview) -> None:
@@ -348,7 +350,7 @@ def _read_to_the_end(stream: Any, scratch: memoryview) -> None:
             )
 
 
-def _free_memory() -> int | None:
+def free_memory() -> int | None:
     """Bytes that can be had without swapping; None where the system does not say."""
     try:
         lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())

@@ -17,7 +17,7 @@ from pydicom import dcmread
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RTStructureSetStorage, SecondaryCaptureImageStorage
 from scan_files import affine_of
 
-from adapters.transforms import LoadScand, RememberedScand
+from adapters.transforms import LoadScand, RememberedScand, scan_header
 from adapters.transforms.dicom import find_volume
 from adapters.transforms.remembered_scan import SCANS
 
@@ -513,6 +513,13 @@ def test_what_is_refused(kind: str, tmp_path: Path) -> None:
         load(tmp_path)
     assert str(told.value).startswith("'image': ")
     assert str(tmp_path) in str(told.value)
+
+
+def test_more_than_fits_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 8 kB\nMemAvailable: 3 kB\n")
+    monkeypatch.setattr(scan_header, "_MEMORY", tmp_path / "meminfo")
+    with pytest.raises(ValueError, match=r"9 slices of series .* take 0.0 GB in memory, of which 0.0 GB are free"):
+        load(write_series(tmp_path / "scan", ARRAY, AFFINE))
 
 
 @pytest.mark.parametrize("name", ["slice.dcm", "IM0001"])

@@ -71,6 +71,7 @@ HU = {
     "padding of -3024": torch.where(torch.rand(20, 20, 20, generator=_rng(1)) < 0.9, -3024.0, _torso()),
     "fat and muscle": _torso()[_torso().abs() < 200],
     "a brain without its skull": 35 + 25 * torch.randn(1000, generator=_rng(2)),
+    "a part of a liver": 110 + 14 * torch.randn(1000, generator=_rng(5)),
     "a lung": torch.cat(
         [-850 + 40 * torch.randn(950, generator=_rng(3)), 30 + 20 * torch.randn(50, generator=_rng(4))]
     ),
