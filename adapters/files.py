@@ -72,7 +72,7 @@ def alone(path: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
 
     Args:
         path: the file, in a folder that exists.
-        doing: what the others may not do meanwhile, for the message, such as "train in models".
+        doing: what this process does, for the message to the others, such as "trains in models".
         wait: whether to wait until they are done.
 
     Raises:
@@ -80,9 +80,7 @@ def alone(path: Path, doing: str, *, wait: bool = False) -> Iterator[None]:
     """
     while True:
         with path.open("ab") as file:
-            lock(
-                file, f"another process is about to {doing}: wait until it is done, or choose another folder", wait=wait
-            )
+            lock(file, f"another process {doing}: wait until it is done, or choose another folder", wait=wait)
             try:
                 if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
                     continue

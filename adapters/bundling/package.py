@@ -122,7 +122,7 @@ def package(
     _known(folder / "model_info.json")  # refuses one that cannot be read before anything is made
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{key}.zip"
-    with alone(folder / ".package.lock", f"write packages into {folder}", wait=True):
+    with alone(folder / ".package.lock", f"writes packages into {folder}", wait=True):
         known = _known(folder / "model_info.json")
         with replacing(path) as temporary:
             with ZipFile(temporary, "w", ZIP_STORED) as archive:

@@ -134,7 +134,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     partial = folder / f".{place.name}.partial"
     with _explained(archive):
         folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder / f"{partial.name}.lock", f"unpack {archive.name} into {folder}"):
+        with alone(folder / f"{partial.name}.lock", f"unpacks {archive.name} into {folder}"):
             if partial.exists():
                 shutil.rmtree(partial)
             partial.mkdir()

@@ -106,7 +106,7 @@ def prepare(
     rows = [
         _case_row(cases[case], section, entries[case]["image"]) for section in sections for case in sections[section]
     ]
-    with alone(folder / ".prepare.lock", f"write data lists into {folder}", wait=True):  # all of them are of one run
+    with alone(folder / ".prepare.lock", f"writes data lists into {folder}", wait=True):  # all of them are of one run
         for number, name in [*names.items(), (fold, DATALIST)]:
             write_whole(folder / name, _datalist(release, number, folds[number], entries))
         write_whole(folder / "cases.csv", as_csv(rows))

@@ -180,7 +180,7 @@ class Resume:
         place.parent.mkdir(parents=True, exist_ok=True)
         lock = ExitStack()
         lock.enter_context(
-            files.alone(place.with_name(f".{place.name}.lock"), f"train with the files of {place.parent}")
+            files.alone(place.with_name(f".{place.name}.lock"), f"trains with the files of {place.parent}")
         )
         self._locks[place] = lock
 

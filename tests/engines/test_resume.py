@@ -217,7 +217,7 @@ def test_a_second_training_with_the_same_files_is_refused(tmp_path: Path) -> Non
     with subprocess.Popen(words, stdout=subprocess.PIPE, cwd=ROOT) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"there\n"
-        with pytest.raises(OSError, match=f"another process is about to train with the files of {tmp_path}: wait"):
+        with pytest.raises(OSError, match=f"another process trains with the files of {tmp_path}: wait"):
             made(tmp_path, 1).run()
         other.kill()
     assert [path.name for path in tmp_path.iterdir()] == [".last.ckpt.lock"]
