@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from adapters.bundling.folders import check_own, find_bundle
+from adapters.files import read_json
 
 __all__ = ["init_bundle"]
 
@@ -52,8 +53,11 @@ def init_bundle(
 
     from adapters.checkpoints import initialise, save_model
 
+    config = folder / "configs" / "inference.json"
+    if not isinstance(read_json(config), dict):  # before MONAI reads it
+        raise ValueError(f"{str(config)!r} is no object of ids: take it from the bundle again")
     parser = ConfigParser()
-    parser.read_config(folder / "configs" / "inference.json")
+    parser.read_config(config)
     torch.manual_seed(seed)
     network = initialise(parser.get_parsed_content("network_def"), sam_checkpoint=sam)
     output.parent.mkdir(exist_ok=True)

@@ -22,7 +22,7 @@ from monai.data import CacheDataset, Dataset, PersistentDataset
 from monai.utils import convert_to_tensor
 
 import adapters
-from adapters.files import file_hash, files_of_scan, replacing
+from adapters.files import file_hash, files_of_scan, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -119,12 +119,13 @@ class _DiskDataset(PersistentDataset):
             try:
                 return torch.load(file, weights_only=True)
             except Exception as err:  # a damaged file raises anything
-                logger.warning("%s cannot be read (%s): it is made anew", file, (str(err).splitlines() or [""])[0])
+                logger.warning("%s cannot be read (%s): it is made anew", file, type(err).__name__)
         kept = convert_to_tensor(
             self._pre_transform(deepcopy(item_transformed)), convert_numeric=False, track_meta=self.track_meta
         )
-        with replacing(file) as temporary:
-            torch.save(kept, temporary)
+        content = io.BytesIO()  # so that a full disk is an OSError
+        torch.save(kept, content)
+        write_whole(file, content.getvalue())
         return kept
 
 

@@ -7,6 +7,7 @@ knows no gantry tilt; dcm2niix writes files, and where slices do not fit it warn
 
 from __future__ import annotations
 
+import locale
 import logging
 import math
 import os
@@ -642,6 +643,7 @@ def _values(slices: Sequence[Slice]) -> np.ndarray:
 
 def _decoded(file: Path) -> np.ndarray:
     """The values of a file, float32 (frames, rows, columns), rescaled as it says (in all frames as in the first)."""
+    spoken = locale.setlocale(locale.LC_ALL)
     try:
         reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New(FileName=str(file))
         reader.SetImageIO(itk.GDCMImageIO.New())
@@ -651,3 +653,6 @@ def _decoded(file: Path) -> np.ndarray:
         lines = (line.strip() for line in str(err).splitlines())
         said = next((line for line in lines if line and ".cxx:" not in line), type(err).__name__)
         raise ValueError(f"{str(file)!r} cannot be decoded, copy it again: {said[:300]}") from err
+    finally:  # JPEG 2000 leaves "C" behind, with which Python reads files as ASCII
+        if locale.setlocale(locale.LC_ALL) != spoken:
+            locale.setlocale(locale.LC_ALL, spoken)

@@ -143,3 +143,14 @@ def test_bundles_by_name(bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path
         FileNotFoundError, match=r"there is no bundle 'kidney': expected a folder .*colon_cancer_ct_samad"
     ):
         find_bundle("kidney")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("{", "is not JSON"), ("[" * 100_000, "has more than 64 lists"), ("[]", "is no object of ids")],
+)
+def test_a_configuration_of_another_form(content: str, said: str, bundle: Path) -> None:
+    (bundle / "configs" / "inference.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"inference\.json' {said}"):
+        init_bundle(bundle, random=True)
+    assert not (bundle / "models").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 import re
 import shutil
@@ -197,7 +198,9 @@ READ: dict[str, tuple[Callable[[Path], Any], np.ndarray, np.ndarray]] = {
 def test_what_is_read(kind: str, tmp_path: Path) -> None:
     write, array, affine = READ[kind]
     write(tmp_path)
+    spoken = locale.setlocale(locale.LC_ALL)
     scan = load(tmp_path)
+    assert locale.setlocale(locale.LC_ALL) == spoken
     np.testing.assert_array_equal(np.asarray(scan[0]), array)
     np.testing.assert_allclose(scan.affine, affine, atol=0.05 if kind == "rounded positions" else 1e-5)
     np.testing.assert_array_equal(scan.meta["original_affine"], scan.affine)
