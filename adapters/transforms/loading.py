@@ -182,6 +182,7 @@ def _scan(values: torch.Tensor, path: Path, affine: Any, shape: Sequence[int], m
         MetaKeys.ORIGINAL_AFFINE: np.array(affine, dtype=np.float64),
         MetaKeys.SPATIAL_SHAPE: np.array(shape),
         MetaKeys.SPACE: SpaceKeys.RAS,
+        MetaKeys.ORIGINAL_CHANNEL_DIM: math.nan if len(values) == 1 else -1,  # MONAI's writers count axes by it
         ImageMetaKey.FILENAME_OR_OBJ: str(path),
         **more,
     }

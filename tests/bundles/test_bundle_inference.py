@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from monai.bundle.scripts import create_workflow
 from oracle import Oracle
 from scan_files import affine_of, write_dicom, write_itk, write_nifti
 
+from adapters.files import read_csv
 from adapters.networks import Backbone, Sizes, build_sam_adapter3d
 from adapters.transforms import LoadScand
 
@@ -276,8 +276,8 @@ def test_bad_requests_as_typed(scans: dict[str, str], tmp_path: Path) -> None:
     process = run_as_typed(BUNDLE, "", ["inference"], ORACLE | options)
     assert process.returncode == 1
     assert sorted(path.name for path in tmp_path.glob("masks/*")) == ["failures.csv", "lps_mask.nii.gz"]
-    with (tmp_path / "masks" / "failures.csv").open() as file:
-        reasons = {Path(row["case"]).name: row["reason"] for row in csv.DictReader(file)}
+    rows = read_csv(tmp_path / "masks" / "failures.csv", ("case", "reason"))
+    reasons = {Path(row["case"]).name: row["reason"] for row in rows}
     assert sorted(reasons) == ["ras.nii.gz", "torn.nii.gz"]
     assert "[20.0, 45.0, 10.0] is outside the grid" in reasons["ras.nii.gz"]
     assert "cannot be read" in reasons["torn.nii.gz"]
@@ -300,7 +300,7 @@ def _another_network(path: Path) -> str:
 
 
 def _no_file(path: Path) -> str:
-    return f"No such file or directory: '{path}'"
+    return f"the weights {path} do not exist"
 
 
 @pytest.mark.parametrize("make", [_another_variant, _another_network, _no_file])

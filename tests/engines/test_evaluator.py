@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from monai.data import DataLoader, Dataset
 from monai.transforms import Lambdad
 
 from adapters.engines import CaseEvaluator
+from adapters.files import read_csv
 
 NAMES = ["a", "b", "c", "d", "e"]
 
@@ -66,8 +66,7 @@ def checking(refused: str) -> Callable[[Any], None]:
 
 
 def rows(folder: Path) -> dict[str, str]:
-    with (folder / "out" / "failures.csv").open() as file:
-        return {row["case"]: row["reason"] for row in csv.DictReader(file)}
+    return {row["case"]: row["reason"] for row in read_csv(folder / "out" / "failures.csv", ("case", "reason"))}
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
