@@ -22,7 +22,7 @@ from monai.data.utils import to_affine_nd
 from monai.transforms import Transform
 from monai.utils import MetaKeys, get_equivalent_dtype
 
-from adapters.files import case_name, files_of_scan
+from adapters.files import case_name, disk_full, files_of_scan, writing
 from adapters.transforms.dicom import is_dicom
 from adapters.transforms.dicom_seg import SegmentationWriter
 from adapters.transforms.loading import NIFTI_GEOMETRY
@@ -90,7 +90,8 @@ class ItkWriter(_OnScan, ITKWriter):
     Where a NIfTI header says two things, ITK and nibabel take different ones.
 
     Raises:
-        ValueError: (when writing) ITK cannot read the scan's header, as of one that is sheared; or as `NiftiWriter`.
+        OSError: (when writing) the disk is full.
+        ValueError: ITK cannot read the scan's header, as of one that is sheared; or as `NiftiWriter`.
     """
 
     def write(self, filename: PathLike | str, verbose: bool = True, **options: Any) -> None:  # noqa: FBT001, FBT002
@@ -103,10 +104,30 @@ class ItkWriter(_OnScan, ITKWriter):
             dtype=self.output_dtype,
         )
         geometry = _geometry_of_scan(self.meta, self.affine)
-        if geometry:
-            _place_as_itk_does(image, geometry)
         with _in_place_of(Path(filename), self.meta, np.dtype(self.output_dtype)) as whole:
-            itk.imwrite(image, str(whole), compression=True)
+            if geometry:
+                _place_as_itk_does(image, geometry)
+            _write_by_itk(image, whole, Path(filename))
+
+
+def _write_by_itk(image: Any, whole: Path, path: Path) -> None:
+    """Write an image, and read it: where a disk is full, ITK may say nothing of the last bytes.
+
+    Args:
+        image: of ITK.
+        whole: the file.
+        path: what an error calls it.
+
+    Raises:
+        OSError: it is not all there.
+    """
+    try:
+        itk.imwrite(image, str(whole), compression=True)
+        header = scan_header(whole)
+        if header is not None:
+            header.read(header.voxels.dtype)
+    except Exception as error:
+        raise disk_full(path, ValueError(str(error))) from error
 
 
 def _geometry_of_scan(meta: Mapping, affine: Any) -> str:
@@ -144,7 +165,7 @@ def _in_place_of(path: Path, meta: Mapping, dtype: np.dtype) -> Iterator[Path]:
     Readers and writers go by the ending, and a header may name the file of the voxels beside it.
     """
     check_target(path, meta, dtype)
-    with TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+    with writing(path), TemporaryDirectory(prefix=".", dir=path.parent) as folder:
         whole = Path(folder) / path.name
         yield whole
         for file in sorted(Path(folder).iterdir(), key=lambda each: each == whole):  # the header last
