@@ -22,7 +22,7 @@ from monai.data.utils import to_affine_nd
 from monai.transforms import Transform
 from monai.utils import MetaKeys, get_equivalent_dtype
 
-from adapters.files import case_name, files_of_scan
+from adapters.files import case_name, disk_full, files_of_scan, writing
 from adapters.transforms.dicom import is_dicom
 from adapters.transforms.dicom_seg import SegmentationWriter
 from adapters.transforms.loading import NIFTI_GEOMETRY
@@ -106,7 +106,11 @@ class ItkWriter(_OnScan, ITKWriter):
         if header is not None:
             _place_as_itk_does(image, header)
         with _in_place_of(Path(filename), self.meta, np.dtype(self.output_dtype)) as whole:
-            itk.imwrite(image, str(whole), compression=True)
+            try:
+                itk.imwrite(image, str(whole), compression=True)
+                scan_header(whole).read(np.dtype(self.output_dtype))  # type: ignore[union-attr]  # ITK may say nothing
+            except (RuntimeError, ValueError, EOFError) as error:
+                raise disk_full(Path(filename), error) from error
 
 
 def _header_of_scan(meta: Mapping, affine: Any) -> nib.Nifti1Header | None:
@@ -143,7 +147,7 @@ def _in_place_of(path: Path, meta: Mapping, dtype: np.dtype) -> Iterator[Path]:
     Readers and writers go by the ending, and a header may name the file of the voxels beside it.
     """
     check_target(path, meta, dtype)
-    with TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+    with writing(path), TemporaryDirectory(prefix=".", dir=path.parent) as folder:
         whole = Path(folder) / path.name
         yield whole
         for file in sorted(Path(folder).iterdir(), key=lambda each: each == whole):  # the header last
