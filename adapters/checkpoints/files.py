@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,7 +19,17 @@ from adapters import files
 from adapters.files import no_weights
 from adapters.networks.description import check_finite, stored_description
 
-__all__ = ["Checkpoint", "Kind", "check_output", "check_tensors", "kind_of", "opened", "read_checkpoint", "replacing"]
+__all__ = [
+    "Checkpoint",
+    "Kind",
+    "check_output",
+    "check_tensors",
+    "counts_of",
+    "kind_of",
+    "opened",
+    "read_checkpoint",
+    "replacing",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -144,13 +154,16 @@ def kind_of(checkpoint: Any, source: str = "the checkpoint") -> Kind:
     raise ValueError(f"{source} {found}: expected {_KINDS}.")
 
 
-def check_tensors(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Any], source: str) -> None:
+def check_tensors(
+    expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Any], source: str, *, counts: Collection[str] = ()
+) -> None:
     """Every tensor is there, none is left over, and each has its shape and finite values.
 
     Args:
         expected: shapes by name.
         given: tensors by name.
         source: what they came from, for the message.
+        counts: names of those that are whole numbers (`counts_of`); all others are floating-point numbers.
 
     Raises:
         ValueError: that names the first tensors which are missing, unexpected, of another shape, or not finite.
@@ -161,12 +174,18 @@ def check_tensors(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, A
         raise ValueError(f"{source} holds the unexpected {_listed(unexpected)}: it is of another network.")
     for name, shape in expected.items():
         tensor = given[name]
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        if not isinstance(tensor, Tensor) or tensor.is_floating_point() == (name in counts):
             found = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise ValueError(f"{name} of {source} is {found}: expected a tensor of floating-point numbers.")
+            kind = "whole" if name in counts else "floating-point"
+            raise ValueError(f"{name} of {source} is {found}: expected a tensor of {kind} numbers.")
         if tensor.shape != shape:
             raise ValueError(f"{name} of {source} has shape {tuple(tensor.shape)}: expected {tuple(shape)}.")
     check_finite(given, source)
+
+
+def counts_of(state: Mapping[str, Tensor]) -> set[str]:
+    """The names of tensors of whole numbers, such as a batch norm's count of batches, or an index."""
+    return {name for name, tensor in state.items() if not tensor.is_floating_point()}
 
 
 def _listed(names: list[str], most: int = 3) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import adapters
-from adapters.checkpoints.files import Checkpoint, check_tensors, kind_of, opened, read_checkpoint, replacing
+from adapters.checkpoints.files import Checkpoint, check_tensors, counts_of, kind_of, opened, read_checkpoint, replacing
 from adapters.checkpoints.sam import opened_sam, sam_tensors
 from adapters.checkpoints.sketch import sketch
 from adapters.files import no_weights
@@ -145,7 +145,8 @@ def _build(
         raise ValueError(f"{source} does not say what network it is of: build the network and pass it as network.")
     made = sketch(lambda: build_described(description), len(state), source)
     shapes = {name: tuple(tensor.shape) for name, tensor in made.state_dict().items()}
-    check_tensors(shapes if whole else {name: shapes[name] for name in shapes if name in state}, state, source)
+    expected = shapes if whole else {name: shapes[name] for name in shapes if name in state}
+    check_tensors(expected, state, source, counts=counts_of(made.state_dict()))
     return build_described(description)
 
 
@@ -154,7 +155,8 @@ def _fill(
 ) -> None:
     if description is not None:
         check_description(description, network, source=source)
-    check_tensors({name: tuple(t.shape) for name, t in network.state_dict().items()}, state, source)
+    own = network.state_dict()
+    check_tensors({name: tuple(t.shape) for name, t in own.items()}, state, source, counts=counts_of(own))
     network.load_state_dict(state)
 
 

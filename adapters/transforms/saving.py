@@ -107,27 +107,11 @@ class ItkWriter(_OnScan, ITKWriter):
         with _in_place_of(Path(filename), self.meta, np.dtype(self.output_dtype)) as whole:
             if geometry:
                 _place_as_itk_does(image, geometry)
-            _write_by_itk(image, whole, Path(filename))
-
-
-def _write_by_itk(image: Any, whole: Path, path: Path) -> None:
-    """Write an image, and read it: where a disk is full, ITK may say nothing of the last bytes.
-
-    Args:
-        image: of ITK.
-        whole: the file.
-        path: what an error calls it.
-
-    Raises:
-        OSError: it is not all there.
-    """
-    try:
-        itk.imwrite(image, str(whole), compression=True)
-        header = scan_header(whole)
-        if header is not None:
-            header.read(header.voxels.dtype)
-    except Exception as error:
-        raise disk_full(path, ValueError(str(error))) from error
+            try:
+                itk.imwrite(image, str(whole), compression=True)
+                scan_header(whole).read(np.dtype(self.output_dtype))  # type: ignore[union-attr]  # ITK may say nothing
+            except (RuntimeError, ValueError, EOFError) as error:
+                raise disk_full(Path(filename), error) from error
 
 
 def _geometry_of_scan(meta: Mapping, affine: Any) -> str:

@@ -121,7 +121,7 @@ def test_values_of_the_published_table(task: str) -> None:
     assert train["loading_transforms"][3] == mask | {"others": "@other_values"}
     assert {*train["other_values"], 0, label} == {*get_release(values["release"]).labels}
     for part in ("train", "validate"):  # each case says which value is its lesion
-        assert train[part]["dataset"]["data"].endswith("@dataset_dir, each={'label_values': [@label_values]})")
+        assert train[part]["dataset"]["data"].endswith("each={'label_values': [@label_values]})")
     assert train["label_values"] == [label]
     low, high = clip
     clipping = {"a_min": low, "a_max": high, "b_min": low, "b_max": high, "clip": True}

@@ -215,7 +215,7 @@ def spots() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     masks = np.zeros((2, 60, 30, 26), dtype=bool)
     masks[0, 10:16, 12:18, 10:16] = True
     masks[1, 42:48, 12:18, 10:16] = True
-    return np.where(masks.any(axis=0), 240.0, 0.0).astype(np.float32), masks, affine
+    return np.where(masks.any(axis=0), 240.0, -40.0).astype(np.float32), masks, affine
 
 
 @pytest.fixture

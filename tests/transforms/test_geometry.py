@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from monai.transforms import SaveImage
 from scan_files import ORIENTATIONS, affine_of, write_itk
 
 from adapters.transforms import LoadScand, mask_name, mask_writer
+from adapters.transforms.saving import write_mask
 
 SHAPE = (7, 6, 5)
 SHEARED = affine_of("LPS") @ np.array([[1, 0, 0, 0], [0, 1, 0.4, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -224,3 +227,19 @@ def test_an_earlier_mask_is_replaced(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"")  # nor is what is no image kept
     save_over(scan, tmp_path / name)
     assert itk.array_from_image(itk.imread(str(tmp_path / name))).sum() == np.prod(SHAPE)
+
+
+@pytest.mark.parametrize("name", ["mask.nii", "mask.nii.gz", "mask.nrrd", "mask.mhd"])
+@pytest.mark.parametrize("room", [100, 3000])
+def test_a_full_disk(name: str, room: int, tmp_path: Path) -> None:
+    """A limit to the size of files stands for it."""
+    mask = np.random.default_rng(0).random((40, 40, 40)) > 0.5
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(OSError, match=rf"'.*{name}' cannot be written \(.*\) and stays as it was: make room"):
+            write_mask(tmp_path / name, mask, {}, OBLIQUE, "lesion")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []

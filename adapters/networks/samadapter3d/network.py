@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -141,6 +142,21 @@ class SAMAdapter3D(PromptableNetwork):
                 levels[int(number) - 1] = head(levels[int(number) - 1], clicks, labels, shape)
             context = self.mask_decoder.context(levels, image)  # type: ignore[operator]
         return self.mask_decoder(context, deepest, image, clicks, labels, prompts.mask)
+
+    def decode(
+        self, features: ImageFeatures, image: Tensor, prompts: PromptTensors | Tensor | None = None, *old: Tensor | None
+    ) -> Tensor:
+        """As `PromptableNetwork.decode`; with clicks, labels (and a mask) of their own, as in 0.1, its two logits."""
+        if not old:
+            return super().decode(features, image, prompts)  # type: ignore[arg-type]
+        warnings.warn(
+            "decode(features, image, clicks, labels) is called logits(features, image, PromptTensors(clicks, labels)) "
+            "since 0.2",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        labels, mask = (*old, None)[:2]
+        return self.logits(features, image, PromptTensors(prompts, labels, mask=mask))  # type: ignore[arg-type]
 
     def trains(self, name: str, role: Role, trainable: str) -> bool:
         """As published, outside the encoder everything is trained."""
