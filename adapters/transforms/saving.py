@@ -84,6 +84,24 @@ class NiftiWriter(_OnScan, NibabelWriter):
         return nib.nifti1.Nifti1Image(voxels, affine, **kwargs)
 
 
+class SegWriter(SegmentationWriter):
+    """The writer of DICOM SEG, which keeps images as the others do.
+
+    Raises:
+        ValueError: (when writing) in the file's place is one of the scan's own, or another image that is no mask.
+    """
+
+    def set_metadata(self, meta_dict: Mapping | None, **options: Any) -> None:
+        """Take what is needed of the scan."""
+        super().set_metadata(meta_dict, **options)
+        self.meta = dict(meta_dict or {})
+
+    def write(self, filename: PathLike | str, verbose: bool = True, **options: Any) -> None:  # noqa: FBT001, FBT002
+        """Write the file as a whole."""
+        check_target(Path(filename), self.meta)
+        super().write(filename, verbose=verbose, **options)
+
+
 class ItkWriter(_OnScan, ITKWriter):
     """MONAI's writer of NRRD and MetaImage files, with the place that ITK gives to the scan itself.
 
@@ -176,13 +194,13 @@ def check_target(path: Path, meta: Mapping, dtype: Any = np.uint8) -> None:
     if any(file.samefile(path) for file in own):
         raise ValueError(f"the mask would replace its own scan {str(path)!r}: choose another folder or another name")
     try:
-        if is_dicom(path):
-            found = pydicom.dcmread(path, specific_tags=["Modality"], stop_before_pixels=True)
-            is_mask = found.get("Modality") == "SEG"
+        header = None if is_dicom(path) else scan_header(path)
+        if header is None:  # DICOM, also without its first part, as before DICOM 3
+            found = pydicom.dcmread(path, specific_tags=["Modality"], stop_before_pixels=True, force=True)
+            is_mask = found.get("Modality", "SEG") == "SEG"
         else:
-            header = scan_header(path)
-            stored = None if header is None else header.voxels.dtype
-            is_mask = stored is None or stored.itemsize == 1 or stored.newbyteorder("=") == np.dtype(dtype)
+            stored = header.voxels.dtype
+            is_mask = stored.itemsize == 1 or stored.newbyteorder("=") == np.dtype(dtype)
     except Exception:  # what cannot be read is no image
         return
     if not is_mask:
@@ -211,7 +229,7 @@ def mask_writer(ending: str, label: str = "lesion") -> Callable[..., ImageWriter
     """
     dotted = f".{ending.lower().lstrip('.')}"
     if dotted == _SEG:
-        return partial(SegmentationWriter, label=label)
+        return partial(SegWriter, label=label)
     if dotted in (*_NIFTI, *_ITK):
         return NiftiWriter if dotted in _NIFTI else ItkWriter
     raise ValueError(f"the mask's ending is {ending!r}: expected one of {', '.join((*_NIFTI, *_ITK, _SEG))}")

@@ -10,7 +10,7 @@ import itk
 import numpy as np
 import pytest
 import torch
-from dicom_files import SERIES, write_frames, write_series
+from dicom_files import SERIES, save, write_frames, write_series
 from highdicom.seg import Segmentation, segread
 from monai.data import MetaTensor
 from monai.transforms import SaveImaged
@@ -23,6 +23,7 @@ from adapters.error_text import sentence
 from adapters.transforms import LoadScand, mask_name, mask_writer
 from adapters.transforms.dicom import DicomVolume, find_volume
 from adapters.transforms.dicom_seg import write_segmentation
+from adapters.transforms.saving import write_mask
 
 MASK = np.zeros(SHAPE, dtype=bool)
 MASK[3:6, 2:5, 2:4] = True
@@ -152,6 +153,29 @@ def test_without_highdicom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "highdicom", None)
     folder = write_series(tmp_path / "scan", ARRAY, AFFINE)
     refused(folder, r"highdicom, which is not installed: pip install 'monai-sam-adapters\[seg\]', or write the mask as")
+
+
+@pytest.mark.parametrize("kind", ["frames", "slices", "before DICOM 3"])
+def test_no_image_is_replaced(kind: str, tmp_path: Path) -> None:
+    if kind == "frames":
+        scan = target = write_frames(tmp_path / "ct.dcm", ARRAY, AFFINE)
+    else:
+        scan = write_series(tmp_path / "ct", ARRAY, AFFINE, name="IM{:03d}.dcm")
+        target = scan / "IM002.dcm"
+    if kind == "before DICOM 3":
+        for file in scan.iterdir():
+            ds = dcmread(file)
+            del ds.file_meta
+            del ds.preamble
+            save(ds, file, header=False)
+    before = target.read_bytes()
+    meta = LoadScand("image")({"image": str(scan)})["image"].meta
+    mask = ARRAY > ARRAY.mean()
+    with pytest.raises(ValueError, match="the mask would replace"):
+        write_mask(target, mask, meta, meta["original_affine"], "lesion")
+    assert target.read_bytes() == before
+    for _ in range(2):  # an earlier mask is
+        write_mask(tmp_path / "mask.dcm", mask, meta, meta["original_affine"], "lesion")
 
 
 def test_frames_of_a_copy(tmp_path: Path) -> None:
