@@ -16,7 +16,7 @@ import yaml
 
 from adapters.bundling.folders import find_bundle
 from adapters.error_text import one_line
-from adapters.files import alone, file_hash, read_json, replacing, write_whole
+from adapters.files import alone, file_hash, no_weights, read_json, replacing, write_whole
 
 __all__ = ["bundle_files", "large_files", "package"]
 
@@ -113,11 +113,14 @@ def package(
     Raises:
         FileNotFoundError: there is no such bundle.
         ValueError: its metadata have no version that is in the changelog; ``model_info.json`` cannot be read, or has
-            that version with another checksum.
+            that version with another checksum. Its weights are a pointer of git LFS, a web page or half a file.
     """
     bundle = find_bundle(name, bundles)
     key = f"{bundle.name}_v{_version(bundle)}"
     names = bundle_files(bundle)
+    for inside in names:
+        if inside.endswith((".pt", ".pth")) and (reason := no_weights(bundle / inside)):
+            raise ValueError(f"{inside} of {bundle.name} {reason}")
     folder = Path(output).expanduser()
     _known(folder / "model_info.json")  # refuses one that cannot be read before anything is made
     folder.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["bundle_root", "check_options", "check_values", "end_with_the_sentence", "leave_group", "literal"]
 
 _EVALUATED = ("$", "@", "%")  # what MONAI's expressions, references and macros begin with
+_WRITTEN = re.compile(r"output_dir|ckpt_dir|cache_dir")
 _PATH = re.compile(r"\w+_dir|bundle_root|datalist|requests|checkpoint|sam_checkpoint|pretrained")
 
 
@@ -76,7 +77,8 @@ def check_values() -> None:
     """Makes sure that the configuration which is being read has the texts and paths that it was given.
 
     MONAI turns every ``#`` of a value into ``::``, and fire, which reads the command line of ``monai.bundle``, takes it
-    for the start of a comment, and ``2024_01`` for a number. So ``--output_dir 'study#3'`` would be another folder.
+    for the start of a comment, and ``2024_01`` for a number. So ``--output_dir 'study#3'`` would be another folder, and
+    so would ``--output_dir=~/masks``, which shells do not expand.
 
     Raises:
         ValueError: A value was changed so, or a path is no text; the message names it.
@@ -93,6 +95,11 @@ def check_values() -> None:
         if _PATH.fullmatch(name) and isinstance(value, (bool, int, float, tuple, set)):
             raise ValueError(
                 f"{name} of the configuration is {value!r}, expected a path: on a command line begin it with ./ or /"
+            )
+        if _WRITTEN.fullmatch(name) and isinstance(value, str) and value.split("/")[0] == "~":
+            raise ValueError(
+                f"{name} of the configuration is {value!r}, and MONAI would make a folder of the name '~': write "
+                f"{str(Path(value).expanduser())!r}"
             )
 
 

@@ -324,7 +324,7 @@ class ClickSession:
                 session's own. For ``.dcm``, as `adapters.transforms.dicom_seg.write_segmentation`.
         """
         image, state = self._now
-        path = Path(path)
+        path = Path(path).expanduser()
         if state.mask is None:
             raise ValueError("there is no mask to save yet: call add_click, automatic or start_from first.")
         if not path.parent.is_dir():

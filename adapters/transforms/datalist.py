@@ -21,9 +21,22 @@ def _existing(name: Any, base_dir: Path, where: str) -> str:
     if not isinstance(name, str) or not name:
         raise ValueError(f"{where} is {name!r}, expected the path of a file")
     path = base_dir / Path(name).expanduser()
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except OSError as error:  # a name that is too long
+        raise ValueError(f"{where} is {name[:80]!r}..., expected the path of a file ({error.strerror})") from error
+    if not is_there:
         raise FileNotFoundError(f"{where}: there is no file {str(path)!r}; check the list and the folder it refers to")
     return str(path)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file, whose keys must differ: Python would take the last of two and forget the other."""
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        name = next(name for number, (name, _) in enumerate(pairs) if name in dict(pairs[:number]))
+        raise ValueError(f"an object has the key {name!r} twice; put both into one, or take one away")
+    return entry
 
 
 def load_requests(
@@ -45,9 +58,9 @@ def load_requests(
 
     Raises:
         FileNotFoundError: the list or one of its images is missing.
-        ValueError: not a list of such entries: names the entry and the key; two images of one name.
+        ValueError: not a list of such entries: names the entry and the key; two images, or two keys, of one name.
     """
-    entries = read_json(path, "data list")
+    entries = read_json(path, "data list", pairs=_each_once)
     base = Path(path).expanduser().parent if base_dir is None else Path(base_dir).expanduser()
     if not isinstance(entries, list) or not entries:
         raise ValueError(f"{str(path)!r} holds {type(entries).__name__}, expected a list of at least one entry")
@@ -105,7 +118,7 @@ def load_datalist(
         ValueError: no such section, an empty one, or an entry without a key: names the entry and the key. What
             `check` raises.
     """
-    sections = read_json(path, "data list")
+    sections = read_json(path, "data list", pairs=_each_once)
     if not isinstance(sections, Mapping):
         raise ValueError(f"{str(path)!r} holds {type(sections).__name__}, expected an object with a list {section!r}")
     if section not in sections:

@@ -10,6 +10,7 @@ import numpy as np
 __all__ = ["check_lesion", "has_lost_header", "in_words", "label_values", "whole_label"]
 
 _NOISE = 1e-3
+_SINGLE = 1e-6  # of a value: what a header's slope leaves of a whole number in float32
 
 
 def label_values(label: Any) -> list[float]:
@@ -32,8 +33,9 @@ def in_words(values: Sequence[float]) -> str:
 def whole_label(label: Any, name: str) -> tuple[Any, list[float]]:
     """A label of whole numbers, and its values.
 
-    Resampling and saving leave noise: a value within 0.001 of a whole number that the label holds too is taken for it.
-    Others are refused, for half a lesion may be in them: 0.5 beside 1, or 0.9999 in the place of 1.
+    Resampling and saving leave noise: a value within 0.001 of a whole number that the label holds too is taken for it,
+    and so is what differs from a whole number by the rounding of float32 alone. Others are refused, for half a lesion
+    may be in them: 0.5 beside 1, or 0.9999 in the place of 1.
 
     Args:
         label: a tensor of any shape.
@@ -46,8 +48,15 @@ def whole_label(label: Any, name: str) -> tuple[Any, list[float]]:
         ValueError: it holds other values, which are named.
     """
     values = label_values(label)
-    whole = sorted({float(np.rint(value)) for value in values if np.isfinite(value)} & set(values))
-    if len(whole) == len(values):
+    rounded = {value: float(np.rint(value)) for value in values if np.isfinite(value)}
+    whole = sorted(
+        {
+            number
+            for value, number in rounded.items()
+            if number in rounded or abs(value - number) <= _SINGLE * max(1.0, abs(number))
+        }
+    )
+    if set(whole) == set(values):
         return label, values
     for value in values:
         if not any(abs(value - number) <= _NOISE for number in whole):

@@ -42,7 +42,7 @@ def nifti_header(path: Path) -> ScanHeader:
     if not 1 <= axes <= 7 or min(sizes[:axes]) < 0:
         raise ValueError(f"its dim is {axes}, {sizes} by its header, expected 1 to 7 axes with sizes above 0")
     shape, more = spatial(tuple(sizes[:axes]))
-    affine, notes = _affine(header, np.abs(np.asarray(raw["pixdim"][1:4], dtype=float)), (*shape, 1, 1)[:3])
+    affine, notes = _affine(raw, header, (*shape, 1, 1)[:3])
     offset = header.get_data_offset()
     if header_file == data_file and offset < header.single_vox_offset:
         raise ValueError(f"its voxels begin at byte {offset} by its header (vox_offset), which is in the header itself")
@@ -105,8 +105,15 @@ def _parsed(block: bytes, *, single: bool) -> tuple[Any, Any]:
     return of(block, check=False), header
 
 
-def _affine(header: Any, pixdim: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
-    """The affine that counts, and a sentence on each other word of the header that says something else."""
+def _affine(raw: Any, header: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
+    """The affine that counts, and a sentence on each other word of the header that says something else.
+
+    Args:
+        raw: the header as it is.
+        header: with nibabel's repairs.
+        shape: (I, J, K).
+    """
+    pixdim = np.abs(np.asarray(raw["pixdim"][1:4], dtype=float))
     unit = _OTHER_UNITS.get(int(header["xyzt_units"]) % 8)
     if unit:
         raise ValueError(
@@ -121,15 +128,20 @@ def _affine(header: Any, pixdim: np.ndarray, shape: tuple[int, ...]) -> tuple[np
             "voxels (nibabel's header.set_zooms and set_sform)"
         )
     affine = check_affine(np.array(header.get_best_affine(), dtype=float), name="its affine")
-    if s_code <= 0 and q_code <= 0:
-        return affine, [
+    unknown = [f"its {code} is {int(raw[code])}" for code in _FORMS if int(raw[code]) > 0 >= int(header[code])]
+    if unknown:
+        notes = [f"{' and '.join(unknown)}, which NIfTI does not know: it is taken as 0, as nibabel takes it"]
+    elif s_code <= 0 and q_code <= 0:
+        notes = [
             (
                 "its header has neither sform nor qform (both codes are 0), only a spacing: which side is left is not "
                 "known, and it is taken as nibabel takes it"
             )
         ]
+    else:
+        notes = []
     if s_code <= 0:
-        return affine, []
+        return affine, notes
     # pixdim is part of the qform
     name = f"qform (code {q_code})" if q_code > 0 else f"pixdim ({_in_words(pixdim)} mm)"
     try:
@@ -138,9 +150,9 @@ def _affine(header: Any, pixdim: np.ndarray, shape: tuple[int, ...]) -> tuple[np
         other = np.full((4, 4), np.nan)
     apart = _apart(affine, other, shape)
     if apart / _lengths(affine).min() <= _DISAGREE:
-        return affine, []
+        return affine, notes
     far = f"put a corner of it {apart:.3g} mm apart" if np.isfinite(apart) else "do not agree"
-    return affine, [f"its sform (code {s_code}) and its {name} {far}: the sform counts, as the standard has it"]
+    return affine, [*notes, f"its sform (code {s_code}) and its {name} {far}: the sform counts, as the standard has it"]
 
 
 def _lengths(affine: np.ndarray) -> np.ndarray:
@@ -164,14 +176,18 @@ def _as_text(header: Any) -> str:
     return json.dumps({**fields, "xyzt_units": int(header["xyzt_units"]) % 8})
 
 
-def same_geometry(text: str) -> nib.Nifti1Header:
-    """A new header with the geometry of another: sform, qform, their codes, spacing, handedness and unit of length.
+def with_geometry(voxels: Any, text: str) -> nib.Nifti1Image:
+    """An image with the geometry of another header: sform, qform, their codes, spacing, handedness and unit of length.
+
+    They are those of the file, with what nibabel would repair (codes that it does not know, negative spacings): each
+    viewer repairs them in its own way, and must do the same with both images.
 
     Args:
+        voxels: (I, J, K).
         text: `ScanHeader.nifti`.
     """
-    header = nib.Nifti1Header()
+    image = nib.Nifti1Image(voxels, None, dtype=voxels.dtype)
     for name, value in json.loads(text).items():
-        header[name] = value
-    header["pixdim"][4:] = 1  # of axes that a mask has not
-    return header
+        image.header[name] = value
+    image.header["pixdim"][4:] = 1  # of axes that a mask has not
+    return image

@@ -39,7 +39,11 @@ _TO_LPS = {  # signs of x and y
     **dict.fromkeys(("right-anterior-superior", "ras"), (-1, -1)),
     **dict.fromkeys(("left-anterior-superior", "las"), (1, -1)),
 }
-_SAME = {"datafile": "data file", "byteskip": "byte skip", "lineskip": "line skip"}
+_OF_NO_SIDES = ("", "scanner-xyz", "3d-right-handed", "3d-left-handed")  # where NRRD does not say which side is left
+_NOT_MM = re.compile(
+    r"[uµnkc]?m|[uµ\u03bc]|in(ch(es)?)?|((centi|micro|nano|deci)?met(er|re)|micron)s?|dm", re.IGNORECASE
+)
+_SAME = {"datafile": "data file", "byteskip": "byte skip", "lineskip": "line skip", "axismins": "axis mins"}
 _SPATIAL = ("domain", "space", "???", "none")  # kinds of axes that are no channels
 
 
@@ -118,9 +122,10 @@ def _affine(
     fields: dict[str, str], inside: list[int], vectors: list[np.ndarray | None] | None
 ) -> tuple[np.ndarray, list[str]]:
     notes = []
-    units = set(re.findall(r'"([^"]*)"', fields.get("space units", fields.get("units", "")))) - {"mm", "", "???"}
-    if units & {"um", "µm", "\u00c2µm", "micron", "microns", "cm", "m", "nm"}:
-        raise ValueError(f"its lengths are in {sorted(units)[0]!r} by its header, expected mm")
+    units = re.findall(r'"([^"]*)"', fields.get("space units", fields.get("units", "")))
+    for unit in units:
+        if _NOT_MM.fullmatch(unit.strip().removeprefix("\u00c2")):  # which UTF-8 leaves before a µ
+            raise ValueError(f"its lengths are in {unit!r} by its header, expected mm: save it in mm")
     axes = len(inside)
     if vectors is None:
         words = fields.get("spacings", "").split()
@@ -137,6 +142,11 @@ def _affine(
     signs = np.ones(axes)
     if space in _TO_LPS:
         signs[:2] = _TO_LPS[space][:axes]
+    elif space not in _OF_NO_SIDES:
+        raise ValueError(
+            f"its space is {space[:80]!r}, expected left-posterior-superior, right-anterior-superior or "
+            "left-anterior-superior; save it in one of them"
+        )
     elif vectors is not None:
         notes.append(
             f"its space is {space[:80] or 'not given'!r}, which does not say where left is: it is taken as LPS"

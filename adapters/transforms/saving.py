@@ -26,7 +26,7 @@ from adapters.files import case_name, disk_full, files_of_scan, writing
 from adapters.transforms.dicom import is_dicom
 from adapters.transforms.dicom_seg import SegmentationWriter
 from adapters.transforms.loading import NIFTI_GEOMETRY
-from adapters.transforms.nifti import same_geometry
+from adapters.transforms.nifti import with_geometry
 from adapters.transforms.scan_header import scan_header
 
 _NIFTI = (".nii", ".nii.gz")
@@ -63,9 +63,9 @@ class NiftiWriter(_OnScan, NibabelWriter):
         """Write beside the file, and put it into its place as a whole."""
         ImageWriter.write(self, filename, verbose=verbose)
         image = self.create_backend_obj(self.data_obj, affine=self.affine, dtype=self.output_dtype, **options)
-        header = _header_of_scan(self.meta, self.affine)
-        if header is not None:
-            image = nib.Nifti1Image(image.dataobj, None, header=header, dtype=image.get_data_dtype())
+        geometry = _geometry_of_scan(self.meta, self.affine)
+        if geometry:
+            image = with_geometry(image.dataobj, geometry)
         else:  # as MONAI, but a shear is more than a qform can say
             image.set_sform(image.affine, code=1)
             image.set_qform(image.affine, code=int(np.allclose(image.affine, image.get_qform(), atol=1e-3)))
@@ -90,7 +90,8 @@ class ItkWriter(_OnScan, ITKWriter):
     Where a NIfTI header says two things, ITK and nibabel take different ones.
 
     Raises:
-        ValueError: (when writing) ITK cannot read the scan's header, as of one that is sheared; or as `NiftiWriter`.
+        OSError: (when writing) the disk is full.
+        ValueError: ITK cannot read the scan's header, as of one that is sheared; or as `NiftiWriter`.
     """
 
     def write(self, filename: PathLike | str, verbose: bool = True, **options: Any) -> None:  # noqa: FBT001, FBT002
@@ -102,10 +103,10 @@ class ItkWriter(_OnScan, ITKWriter):
             affine=self.affine,
             dtype=self.output_dtype,
         )
-        header = _header_of_scan(self.meta, self.affine)
-        if header is not None:
-            _place_as_itk_does(image, header)
+        geometry = _geometry_of_scan(self.meta, self.affine)
         with _in_place_of(Path(filename), self.meta, np.dtype(self.output_dtype)) as whole:
+            if geometry:
+                _place_as_itk_does(image, geometry)
             try:
                 itk.imwrite(image, str(whole), compression=True)
                 scan_header(whole).read(np.dtype(self.output_dtype))  # type: ignore[union-attr]  # ITK may say nothing
@@ -113,19 +114,19 @@ class ItkWriter(_OnScan, ITKWriter):
                 raise disk_full(Path(filename), error) from error
 
 
-def _header_of_scan(meta: Mapping, affine: Any) -> nib.Nifti1Header | None:
-    """The header for a mask that lies on the stored grid of a NIfTI scan; None for others."""
+def _geometry_of_scan(meta: Mapping, affine: Any) -> str:
+    """The geometric fields for a mask that lies on the stored grid of a NIfTI scan; empty for others."""
     stored, geometry = meta.get(MetaKeys.ORIGINAL_AFFINE), meta.get(NIFTI_GEOMETRY)
     if not geometry or stored is None or not np.allclose(np.asarray(affine), np.asarray(stored), atol=1e-4):
-        return None
-    return same_geometry(geometry)
+        return ""
+    return str(geometry)
 
 
-def _place_as_itk_does(image: Any, header: nib.Nifti1Header) -> None:
-    """Give an ITK image the origin, spacing and directions that ITK reads from a NIfTI header."""
+def _place_as_itk_does(image: Any, geometry: str) -> None:
+    """Give an ITK image the origin, spacing and directions that ITK reads from a NIfTI header (`ScanHeader.nifti`)."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "header.nii"
-        nib.save(nib.Nifti1Image(np.zeros((1, 1, 1), np.uint8), None, header=header), path)
+        nib.save(with_geometry(np.zeros((1, 1, 1), np.uint8), geometry), path)
         reader = itk.NiftiImageIO.New(FileName=str(path))
         try:
             reader.ReadImageInformation()
@@ -135,8 +136,9 @@ def _place_as_itk_does(image: Any, header: nib.Nifti1Header) -> None:
             ) from error
         axes = range(3)
         image.SetOrigin([reader.GetOrigin(axis) for axis in axes])
-        image.SetSpacing([reader.GetSpacing(axis) for axis in axes])
-        directions = np.array([list(reader.GetDirection(axis)) for axis in axes]).T
+        spacing = np.array([reader.GetSpacing(axis) for axis in axes])
+        image.SetSpacing(np.abs(spacing).tolist())
+        directions = np.array([list(reader.GetDirection(axis)) for axis in axes]).T * np.sign(spacing)  # as ITK does
         image.SetDirection(itk.GetMatrixFromArray(np.ascontiguousarray(directions)))
 
 

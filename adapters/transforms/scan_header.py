@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import stat
 import zlib
 from collections.abc import Callable, Sequence
@@ -211,7 +212,7 @@ def beside(header: Path, name: str) -> Path:
         FileNotFoundError: if there is none.
         ValueError: for a pattern or a list of files, and a name that leaves the folder.
     """
-    if name.upper().startswith("LIST") or "%" in name:
+    if re.match(r"list(\s|$)", name, re.IGNORECASE) or "%" in name:
         raise ValueError(f"its voxels lie in several files ({name[:80]!r}); save it as one file")
     relative = Path(name.replace("\\", "/"))
     if not name or "\0" in name or relative.is_absolute() or ".." in relative.parts:

@@ -150,6 +150,12 @@ def test_a_version_is_made_once(bundle: Path, tmp_path: Path) -> None:
             '{"a": 3}',
             "is no list of bundles as the zoo keeps it, an object of objects: move it away",
         ),
+        (
+            "models/model.pt",
+            "version https://git-lfs.github.com/spec/v1",
+            "models/model.pt of .* is a pointer of git LFS",
+        ),
+        ("models/model.pt", "<!DOCTYPE html>", "models/model.pt of .* is a web page"),
         ("large_files.yml", "large_files: 3", "large_files of large_files.yml is 3: give a list of entries"),
     ],
 )

@@ -164,6 +164,7 @@ def test_options_that_are_meant(options: dict[str, Any], moved: Path) -> None:
 
 
 VALUES = [
+    ({"output_dir": "~/masks"}, "output_dir of the configuration is '~/masks', and MONAI would make a folder"),
     ({"output_dir": "study#3"}, "output_dir of the configuration is 'study#3', and MONAI turns every '#'"),
     ({"output_dir": "/data/a#3"}, "output_dir of the configuration is '/data/a#3'"),
     ({"preprocessing#transforms#1#label_names": "tumor #1"}, "preprocessing#transforms#1#label_names of the"),

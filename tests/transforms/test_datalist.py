@@ -177,3 +177,18 @@ def test_folders_named_by_numbers(folder: Path) -> None:
     path = folder / "requests.json"
     path.write_text(json.dumps([{"image": name, "points": [], "point_labels": []} for name in names]))
     assert [Path(entry["image"]).name for entry in load_requests(path)] == names
+
+
+def test_a_key_twice(tmp_path):
+    (tmp_path / "scan.nii").write_bytes(b"x")
+    (tmp_path / "list.json").write_text(
+        '[{"image": "scan.nii", "points": [[1, 2, 3]], "points": [], "point_labels": []}]'
+    )
+    with pytest.raises(ValueError, match=r"list.json' is not JSON: an object has the key 'points' twice"):
+        load_requests(tmp_path / "list.json")
+
+
+def test_a_name_that_is_too_long(tmp_path):
+    (tmp_path / "list.json").write_text(json.dumps([{"image": "s" * 5000, "points": [], "point_labels": []}]))
+    with pytest.raises(ValueError, match=r"entry 0 of '.*', 'image' is 's+'\.\.\., expected the path of a file"):
+        load_requests(tmp_path / "list.json")

@@ -134,6 +134,20 @@ def test_what_is_said_of_a_header(
     assert all(said in each for each in told)
 
 
+@pytest.mark.parametrize("codes", [(99, 99), (99, 0), (1, 99), (-1, -1)], ids=str)
+def test_codes_that_nifti_does_not_know(
+    codes: tuple[int, int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    check(write(tmp_path / "scan.nii", affine_of("RAS"), codes, moved=30.0))
+    assert ("_code is 99, which NIfTI does not know" in caplog.text) == (99 in codes)
+
+
+@pytest.mark.parametrize("codes", [(1, 0), (1, 1), (0, 0)], ids=str)
+@pytest.mark.parametrize("handedness", [1, 0])
+def test_negative_spacing(codes: tuple[int, int], handedness: int, tmp_path: Path) -> None:
+    check(write(tmp_path / "scan.nii", affine_of("RAS"), codes, pixdim=[handedness, -0.8, 1.3, 3, 1, 1, 1, 1]))
+
+
 @pytest.mark.parametrize("spacing", [0.0, np.nan])
 def test_no_spacing(spacing: float, tmp_path: Path) -> None:
     pixdim = [1, spacing, 1, 1, 1, 1, 1, 1]

@@ -18,6 +18,8 @@ from adapters.transforms.labels import check_lesion, has_lost_header, whole_labe
         ([0, 1, 0.9999, 1.0009], [0, 1, 1, 1]),
         ([0, 1e-5, -1e-5, 2], [0, 0, 0, 2]),
         ([2, 2.0005, 0.0], [2, 2, 0]),
+        ([0, 1.0000001, 0.99999994], [0, 1, 1]),
+        ([1e-7, 1], [0, 1]),
     ],
 )
 def test_noise_is_rounded(values, expected):

@@ -141,6 +141,11 @@ def test_members_of_gzip_and_what_follows(tmp_path: Path) -> None:
         np.testing.assert_array_equal(load(path), VALUES)
 
 
+def test_voxels_in_a_file_whose_name_begins_with_list(tmp_path: Path) -> None:
+    (tmp_path / "Lister.raw").write_bytes(VALUES.tobytes(order="F"))
+    np.testing.assert_array_equal(load(mha(tmp_path / "scan.mhd", "Lister.raw")), VALUES)
+
+
 # --- what is refused
 
 
@@ -160,6 +165,13 @@ def _damaged(path: Path, ending: str) -> Path:
     content = bytearray(file.read_bytes())
     content[-20] ^= 1
     file.write_bytes(content)
+    return file
+
+
+def _changed(file: Path, old: str, new: str) -> Path:
+    content = file.read_bytes()
+    assert old.encode() in content
+    file.write_bytes(content.replace(old.encode(), new.encode()))
     return file
 
 
@@ -188,6 +200,22 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a turned bit in MHA": (lambda p: _damaged(p, ".mha"), "damaged"),
     "a turned bit in NRRD": (lambda p: _damaged(p, ".nrrd"), "damaged"),
     "an encoding": (lambda p: nrrd(p / "s.nrrd", encoding="bzip2"), "its encoding is 'bzip2'"),
+    "another unit": (
+        lambda p: nrrd(p / "s.nrrd", more='space units: "meters" "meters" "meters"'),
+        "in 'meters' by its",
+    ),
+    "a space that NRRD does not know": (
+        lambda p: _changed(nrrd(p / "s.nrrd"), "left-posterior", "right-posterior"),
+        "its space is 'right-posterior-superior', expected left-posterior-superior",
+    ),
+    "a place in words of NRRD 1": (
+        lambda p: _changed(
+            nrrd(p / "s.nrrd"),
+            "space directions: (1,0,0) (0,1,0) (0,0,2)\nspace origin: (0,0,0)",
+            "spacings: 1 1 2\naxismins: 5 6 7",
+        ),
+        "its header has axis mins in place of a space origin",
+    ),
     "another format": (lambda p: mha(p / "s.mha").rename(p / "s.vtk"), "expected a file that is called by its format"),
 }
 
