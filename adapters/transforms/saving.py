@@ -170,7 +170,10 @@ def _in_place_of(path: Path, meta: Mapping, dtype: np.dtype) -> Iterator[Path]:
     with writing(path), TemporaryDirectory(prefix=".", dir=path.parent) as folder:
         whole = Path(folder) / path.name
         yield whole
-        for file in sorted(Path(folder).iterdir(), key=lambda each: each == whole):  # the header last
+        files = sorted(Path(folder).iterdir(), key=lambda each: each == whole)  # the header last
+        for file in files:
+            check_target(path.with_name(file.name), meta, dtype)
+        for file in files:
             file.replace(path.with_name(file.name))
 
 

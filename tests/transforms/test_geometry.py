@@ -219,6 +219,18 @@ def test_no_image_is_replaced(make: Any, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"scan.nii", target.name})
 
 
+def test_voxels_beside_a_header_are_not_replaced(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(-50, 100, SHAPE).astype(np.int16)
+    write_itk(tmp_path / "ct.nhdr", values, OBLIQUE)
+    itk.imwrite(itk.imread(str(tmp_path / "ct.nhdr")), str(tmp_path / "ct.nhdr"), compression=True)
+    (tmp_path / "ct.nhdr").rename(tmp_path / "header.nhdr")
+    before = (tmp_path / "ct.raw.gz").read_bytes()
+    with pytest.raises(Exception, match="the mask would replace its own scan"):
+        save_over(tmp_path / "header.nhdr", tmp_path / "ct.nhdr")
+    assert (tmp_path / "ct.raw.gz").read_bytes() == before
+    assert not (tmp_path / "ct.nhdr").exists()
+
+
 @pytest.mark.parametrize("name", ["mask.nii", "mask.nrrd", "mask.mha"])
 def test_an_earlier_mask_is_replaced(name: str, tmp_path: Path) -> None:
     scan = write(tmp_path / "scan.nii", OBLIQUE)
