@@ -125,6 +125,8 @@ class ItkWriter(_OnScan, ITKWriter):
         with _in_place_of(Path(filename), self.meta, np.dtype(self.output_dtype)) as whole:
             if geometry:
                 _place_as_itk_does(image, geometry)
+            if not whole.name.endswith(_ITK) and whole.name.upper().endswith((".MHA", ".MHD")):
+                raise ValueError(f"ITK writes no {whole.suffix}: call the mask {whole.suffix.lower()}")
             try:
                 itk.imwrite(image, str(whole), compression=True)
                 scan_header(whole).read(np.dtype(self.output_dtype))  # type: ignore[union-attr]  # ITK may say nothing

@@ -219,6 +219,15 @@ def test_no_image_is_replaced(make: Any, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted({"scan.nii", target.name})
 
 
+def test_an_ending_in_capitals(tmp_path: Path) -> None:
+    scan = write(tmp_path / "scan.nii", OBLIQUE)
+    with pytest.raises(ValueError, match=r"ITK writes no \.MHA: call the mask \.mha"):
+        save_over(scan, tmp_path / "mask.MHA")
+    for name in ("mask.NRRD", "mask.NII"):
+        save_over(scan, tmp_path / name)
+        assert (tmp_path / name).stat().st_size
+
+
 def test_voxels_beside_a_header_are_not_replaced(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(-50, 100, SHAPE).astype(np.int16)
     write_itk(tmp_path / "ct.nhdr", values, OBLIQUE)
