@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from monai.engines import SupervisedEvaluator
+from monai.transforms import SaveImaged
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from adapters.error_text import innermost, sentence
-from adapters.files import as_csv, write_whole
+from adapters.files import as_csv, files_of_scan, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,8 @@ class CaseEvaluator(SupervisedEvaluator):
         others: as `monai.engines.SupervisedEvaluator`.
 
     Raises:
-        ValueError: (by `run`) cases have failed. Where the list has one case, what it raised.
+        ValueError: (by `run`) cases have failed; where the list has one case, what it raised. Before anything is
+            predicted: what `SaveImaged` of the postprocessing writes for one case would replace the image of another.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class CaseEvaluator(SupervisedEvaluator):
         self.loader = val_data_loader
         self.output_dir = Path(output_dir)
         self.check = check
+        steps = getattr(others.get("postprocessing"), "transforms", ())
+        self._savers = [step.saver for step in steps if isinstance(step, SaveImaged)]
         self._step = self._process_function
         self._process_function = self._tried
         self._failed: dict[str, Exception] = {}
@@ -60,6 +65,7 @@ class CaseEvaluator(SupervisedEvaluator):
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]  # as MONAI's
         """Evaluate all cases; see the class."""
         entries = self._entries()
+        self._keep_inputs(entries)
         self._failed = {}
         if _rank() == 0:
             (self.output_dir / _FILE).unlink(missing_ok=True)
@@ -75,6 +81,23 @@ class CaseEvaluator(SupervisedEvaluator):
     def _entries(self) -> list[Mapping[str, Any]]:
         """The data list's entries in the order in which they come."""
         return [self.loader.dataset.data[index] for index in self.loader.sampler]  # type: ignore[attr-defined]
+
+    def _keep_inputs(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse a list in which what is written for one case would replace the image of another."""
+        if not self._savers or not self.output_dir.is_dir():
+            return
+        inputs: dict[tuple[int, int], str] = {}
+        for entry in entries:
+            image = Path(entry["image"])
+            inputs |= {_identity(file): image.name for file in files_of_scan(image) or (image,) if file.exists()}
+        for entry, saver in product(entries, self._savers):
+            names = saver.fname_formatter({"filename_or_obj": str(entry["image"])}, saver)
+            target = Path(saver.folder_layout.filename(**names))
+            if target.exists() and _identity(target) in inputs:
+                raise ValueError(
+                    f"the mask of {Path(entry['image']).name!r} would replace {str(target)!r}, the scan "
+                    f"{inputs[_identity(target)]!r} of the list: choose another folder or another name"
+                )
 
     def _tried(self, engine: Any, batch: Any) -> Any:
         try:
@@ -148,6 +171,12 @@ def _batches(loader: DataLoader) -> DataLoader:
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context,
     )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for all names of a file."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _rank() -> int:

@@ -132,9 +132,14 @@ def _affine(
         spacing = [words[n] for n in inside] if len(words) > max(inside, default=0) else []
         if not spacing:
             raise ValueError("its header has no space directions and no spacings; save it anew, with its geometry")
-        steps = np.diag(np.abs(numbers(" ".join(spacing), "spacings", axes)))
+        lengths = numbers(" ".join(spacing), "spacings", axes)
+        if lengths.min() <= 0:
+            raise ValueError(f"its spacings are {fields['spacings'][:80]!r}, expected lengths above 0 mm")
+        steps = np.diag(lengths)
         if "axis mins" in fields and "space origin" not in fields:
             raise ValueError("its header has axis mins in place of a space origin; save it anew, with its geometry")
+        if "space" in fields:
+            raise ValueError("its header has a space and no space directions; save it anew, with its geometry")
         notes.append("its header has a spacing alone: which side is left is not known, and it is taken as ITK takes it")
     else:
         steps = np.array([vector for vector in vectors if vector is not None]).T

@@ -21,6 +21,7 @@ from adapters.files import case_name, file_hash, files_of_scan
 from adapters.transforms.loading import scan_path, series_of
 
 _MEGABYTE = 1024 * 1024
+_LARGEST = 2  # times what is kept: a voxel takes 4 bytes there, and at most 8 in a file
 
 
 SCANS: LRUCache[Hashable, MetaTensor] = LRUCache(math.inf, getsizeof=lambda scan: scan.nbytes)
@@ -89,14 +90,17 @@ class RememberedScand(MapTransform, InvertibleTransform):
             transforms = pickle_hashing(self.transforms)
         except (pickle.PicklingError, AttributeError, TypeError):
             return None
-        digest = _digest(scan)
+        digest = _digest(scan, _LARGEST * self.megabytes * _MEGABYTE)
         return None if digest is None else (digest, series, transforms)
 
 
-def _digest(path: Path) -> Hashable | None:
-    """Of the content of all files of a scan with their endings (in a folder: names); None if they are not known."""
+def _digest(path: Path, largest: float = math.inf) -> Hashable | None:
+    """Of the content of all files of a scan with their endings (in a folder: names).
+
+    None if they are not known, or have more bytes together than `largest`: a file may claim terabytes.
+    """
     files = files_of_scan(path)
-    if files is None:
+    if files is None or sum(file.stat().st_size for file in files) > largest:
         return None
     names = [str(file.relative_to(path)) if path.is_dir() else _ending(file) for file in files]
     content = frozenset((name, file_hash(file, "sha256")) for name, file in zip(names, files, strict=True))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from monai.data import DataLoader, Dataset
-from monai.transforms import Lambdad
+from monai.transforms import Compose, Lambdad, SaveImaged
 
 from adapters.engines import CaseEvaluator
 from adapters.files import read_csv
@@ -129,3 +129,35 @@ def test_ctrl_c_ends_it(tmp_path: Path) -> None:
     made.inferer = interrupted
     with pytest.raises(KeyboardInterrupt):
         made.run()
+
+
+@pytest.mark.parametrize("way", ["itself", "hard link", "link"])
+def test_no_mask_replaces_another_scan_of_the_list(tmp_path: Path, way: str) -> None:
+    """Nothing is predicted, and the scan stays as it was."""
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("a.nii.gz", "b.nii.gz"):
+        (tmp_path / name).write_bytes(name.encode())
+    target = out / "a_mask.nii.gz"
+    second = target if way == "itself" else tmp_path / "b.nii.gz"
+    if way == "itself":
+        target.write_bytes(b"b.nii.gz")
+    elif way == "link":
+        target.symlink_to(second)
+    else:
+        target.hardlink_to(second)
+    read: list[str] = []
+    entries = [{"image": str(tmp_path / "a.nii.gz")}, {"image": str(second)}]
+    made = CaseEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(Dataset(entries, Lambdad("image", read.append)), batch_size=1),
+        network=torch.nn.Identity(),
+        postprocessing=Compose([SaveImaged("pred", output_dir=out, output_postfix="mask", separate_folder=False)]),
+        output_dir=out,
+    )
+    with pytest.raises(
+        ValueError, match=rf"mask of 'a.nii.gz' would replace '.*a_mask.nii.gz', the scan '{second.name}'"
+    ):
+        made.run()
+    assert not read
+    assert second.read_bytes() == b"b.nii.gz"

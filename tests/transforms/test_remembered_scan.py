@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -201,3 +202,11 @@ def test_numbers_with_dots_are_no_endings(tmp_path: Path) -> None:
         path = write_frames(tmp_path / name, array, affine_of("LPS"))
         kept.append(RememberedScand("image", [LoadScand("image")])({"image": str(path)})["image"])
     assert kept[0].data_ptr() == kept[1].data_ptr()
+
+
+def test_a_file_that_claims_terabytes_is_not_read_through(tmp_path: Path) -> None:
+    """It takes no room on the disk, and an hour to read."""
+    path = write_nifti(tmp_path / "ct.nii", np.ones(SHAPE, np.int16), affine_of("LPS"))
+    os.truncate(path, 2**41)
+    with pytest.raises(ValueError, match=r"further bytes follow: its header names a part of the file"):
+        RememberedScand("image", [LoadScand("image")])({"image": path})

@@ -216,6 +216,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         ),
         "its header has axis mins in place of a space origin",
     ),
+    "spacings below 0": (
+        lambda p: _changed(nrrd(p / "s.nrrd"), "space directions: (1,0,0) (0,1,0) (0,0,2)", "spacings: -1 1 2"),
+        "its spacings are '-1 1 2', expected lengths above 0 mm",
+    ),
+    "a space without directions": (
+        lambda p: _changed(nrrd(p / "s.nrrd"), "space directions: (1,0,0) (0,1,0) (0,0,2)", "spacings: 1 1 2"),
+        "its header has a space and no space directions",
+    ),
     "another format": (lambda p: mha(p / "s.mha").rename(p / "s.vtk"), "expected a file that is called by its format"),
 }
 
