@@ -9,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch.distributed as dist
 from monai.engines import SupervisedEvaluator
 from monai.transforms import SaveImaged
@@ -67,7 +68,7 @@ class CaseEvaluator(SupervisedEvaluator):
         entries = self._entries()
         self._keep_inputs(entries)
         self._failed = {}
-        if _rank() == 0:
+        if idist.get_rank() == 0:
             (self.output_dir / _FILE).unlink(missing_ok=True)
         for entry in entries if self.check else ():
             try:
@@ -128,7 +129,7 @@ class CaseEvaluator(SupervisedEvaluator):
         if cases == 1:
             raise next(iter(failed.values()))
         rows = [{"case": name, "reason": sentence(error)} for name, error in failed.items()]
-        if _rank() == 0:
+        if idist.get_rank() == 0:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             write_whole(self.output_dir / _FILE, as_csv(rows))
         reasons = "; ".join(f"{row['case']}: {row['reason']}" for row in rows[:_SHOWN])
@@ -177,7 +178,3 @@ def _identity(path: Path) -> tuple[int, int]:
     """The same for all names of a file."""
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

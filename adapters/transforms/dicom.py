@@ -28,11 +28,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from adapters.files import file_hash
-from adapters.transforms.scan_header import free_memory
+from adapters.transforms.scan_header import LPS_TO_RAS, free_memory
 
 logger = logging.getLogger(__name__)
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ENDINGS = (".dcm", ".dicom", ".ima")  # what is called so and is no DICOM is damaged
 # What may tell two slices at one place apart, the most telling first; a request may choose by it.
 _TELLING = (

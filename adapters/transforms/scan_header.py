@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from nibabel.volumeutils import apply_read_scaling
 
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 LONGEST_HEADER = 2**20  # bytes; ITK writes some kilobytes, with all keys of a DICOM series some dozens of them
 GZIP = 31  # zlib's word for gzip, with its checksum
 ZLIB_OR_GZIP = 47
@@ -276,7 +277,7 @@ def from_lps(directions: np.ndarray, origin: Sequence[float] | np.ndarray) -> np
     affine = np.eye(4)
     affine[:axes, :axes] = np.asarray(directions)[:axes, :axes]
     affine[:axes, 3] = np.asarray(origin)[:axes]
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return LPS_TO_RAS @ affine
 
 
 def spatial(sizes: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
